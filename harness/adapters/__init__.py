@@ -1,0 +1,1 @@
+"""The only files that import an outside tool (Ray, Optuna, MLflow), one tool a file."""

@@ -1,0 +1,244 @@
+"""The nouns of the mathematics: Space, Target, Field, Flow, Objective, Batch, and what travels between them.
+
+Shape suffixes used everywhere: B batch, D coordinates of a flat configuration (N particles x d), N particles,
+d spatial dimensions. Energies are reduced (in kT) and have shape (B,), never (B, 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+MEAN_FREE_TOLERANCE = 1e-3
+"""Largest centre-of-mass coordinate, in length units, that still counts as mean-free in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """R^dim, or N particles whose centre of mass is fixed at the origin (the mean-free subspace).
+
+    Args:
+        dim: number D of coordinates of a flat configuration, particle-major (x1, y1, x2, y2, ...).
+        particles: number N of particles, or None for plain R^dim. N must divide dim.
+    """
+
+    dim: int
+    particles: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"a space needs at least one dimension, got dim={self.dim}; write dim >= 1")
+        if self.particles is not None and (self.particles < 2 or self.dim % self.particles):
+            raise ValueError(
+                f"particles must be at least 2 and divide dim, got particles={self.particles} for dim={self.dim}; "
+                "write dim = particles * spatial dimension"
+            )
+
+    @property
+    def mean_free(self) -> bool:
+        return self.particles is not None
+
+    @property
+    def spatial_dim(self) -> int:
+        """d, the dimension that one particle moves in (dim itself where there are no particles)."""
+        return self.dim if self.particles is None else self.dim // self.particles
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """dim, or (N - 1) d on the mean-free subspace."""
+        return self.dim if self.particles is None else self.dim - self.spatial_dim
+
+    def project(self, x_BD: Tensor) -> Tensor:
+        """Remove the centre of mass (identity where there are no particles). Differentiable, any leading shape."""
+        if self.particles is None:
+            return x_BD
+        x_BNd = x_BD.unflatten(-1, (self.particles, self.spatial_dim))
+        return (x_BNd - x_BNd.mean(dim=-2, keepdim=True)).flatten(-2)
+
+    def check(self, x_BD: Tensor, *, name: str = "x") -> None:
+        """Raise ValueError unless x is a finite floating (B, dim) tensor, mean-free where the space is."""
+        if x_BD.ndim != 2 or x_BD.shape[1] != self.dim:
+            raise ValueError(f"{name} must have shape (batch, {self.dim}), got {tuple(x_BD.shape)}")
+        if not x_BD.dtype.is_floating_point:
+            raise ValueError(f"{name} must be floating point, got {x_BD.dtype}; write {name}.float() or .double()")
+        if not bool(torch.isfinite(x_BD).all()):
+            bad = int((~torch.isfinite(x_BD)).any(dim=1).sum())
+            raise ValueError(f"{name} must be finite, got {bad} of {len(x_BD)} rows with NaN or infinity; drop those rows")
+        if self.particles is not None:
+            centre = float((x_BD - self.project(x_BD)).abs().max()) if len(x_BD) else 0.0
+            if centre > MEAN_FREE_TOLERANCE:
+                raise ValueError(
+                    f"{name} must be mean-free (centre of mass at the origin), got a centre of mass up to {centre:.3g}; "
+                    "write space.project(x) first"
+                )
+
+
+@runtime_checkable
+class Target(Protocol):
+    """A distribution exp(-energy(x)) / Z. A user's own target fulfils this and passes the same law tests."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def log_z(self) -> float | None:
+        """log of the integral of exp(-energy) over the space (the subspace where mean-free), None if unknown."""
+
+    @property
+    def energy_flops(self) -> int:
+        """Declared floating-point operations of one energy; one score is charged the same again."""
+
+    def energy(self, x_BD: Tensor) -> Tensor:
+        """(B, D) -> (B,), in kT. Differentiable, keeps the dtype."""
+
+    def score(self, x_BD: Tensor) -> Tensor:
+        """(B, D) -> (B, D), minus the gradient of the energy, in closed form where there is one."""
+
+
+@runtime_checkable
+class SampledTarget(Target, Protocol):
+    """A target that can be sampled exactly."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n exact, independent draws, (n, D)."""
+
+
+class Field(Protocol):
+    """A vector field v(t, x): an nn.Module that also knows its own exact divergence."""
+
+    def __call__(self, t: Tensor, x_BD: Tensor) -> Tensor:
+        """t: scalar tensor or (B,); x: (B, D) -> v: (B, D)."""
+
+    def with_divergence(self, t: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """(v (B, D), exact div v (B,)), both differentiable with respect to x and the parameters."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]: ...
+
+
+class Divergence(Protocol):
+    """How div v is found along a trajectory: exactly, or by Hutchinson's estimate with a probe held fixed."""
+
+    def __call__(self, field: Field, t: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """(v, div or its estimate), differentiable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSamples:
+    """What a flow carried along n trajectories, base to data (or back).
+
+    Attributes:
+        x0_BD: points in the base. x1_BD: points in data space.
+        log_q_B: normalised log density of x1 under the flow (on the mean-free subspace where there is one).
+        logdet_B: int_0^1 div v dt along the trajectory (so log_q = log q0(x0) - logdet).
+        length_B: int_0^1 |v| dt, Euclidean norm in R^D.
+    """
+
+    x0_BD: Tensor
+    x1_BD: Tensor
+    log_q_B: Tensor
+    logdet_B: Tensor
+    length_B: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Counted work of one worker: what a step or an evaluation really called.
+
+    `declared_flops` are operations that torch's counter cannot see (energies, pairings, element-wise work).
+    """
+
+    samples: int = 0
+    field_evaluations: int = 0
+    energy_evaluations: int = 0
+    force_evaluations: int = 0
+    declared_flops: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Work)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random:
+    """Randomness of one step, drawn for the whole global batch so that it does not depend on how workers share it.
+
+    Every rank draws the same global array and keeps its own rows [start, stop).
+    """
+
+    generator: torch.Generator
+    global_size: int
+    start: int
+    stop: int
+
+    def _mine(self, draw: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor) -> Tensor:
+        full = draw((self.global_size, *shape), generator=self.generator, device=self.generator.device)
+        return full[self.start : self.stop].to(device=like.device, dtype=like.dtype)
+
+    def normal(self, *shape: int, like: Tensor) -> Tensor:
+        """Standard normal, (local batch, *shape), in the dtype and on the device of `like`."""
+        return self._mine(torch.randn, shape, like)
+
+    def uniform(self, *shape: int, like: Tensor) -> Tensor:
+        """Uniform on [0, 1), (local batch, *shape)."""
+        return self._mine(torch.rand, shape, like)
+
+    def rademacher(self, *shape: int, like: Tensor) -> Tensor:
+        """+1 or -1 with equal probability, (local batch, *shape)."""
+        return 2.0 * (self._mine(torch.rand, shape, like) < 0.5).to(like.dtype) - 1.0
+
+
+def whole_batch(size: int, seed: int) -> Random:
+    """The randomness of a step that one worker does alone: all `size` rows, from `seed`."""
+    return Random(generator=torch.Generator().manual_seed(seed), global_size=size, start=0, stop=size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One worker's rows of a global batch.
+
+    Attributes:
+        x_BD: data configurations.
+        force_BD: minus the gradient of the energy there (needed by path gradients), or None.
+    """
+
+    x_BD: Tensor
+    force_BD: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientSum:
+    """What an objective returns for one local batch, to be summed over workers before anything is divided.
+
+    Attributes:
+        gradients: one tensor per trainable parameter, in the order of `flow.parameters()`: sum over the local samples.
+        loss_sum: sum over the local samples of the monitored loss (0-d tensor, no synchronisation with the host).
+        weight: number of local samples (the divisor after summing over workers).
+        work: what the step called.
+    """
+
+    gradients: tuple[Tensor, ...]
+    loss_sum: Tensor
+    weight: float
+    work: Work
+
+
+class Objective(Protocol):
+    """A loss, given as its gradient for one local batch."""
+
+    @property
+    def needs_force(self) -> bool:
+        """True where the batch must carry forces."""
+
+    def gradient(self, flow: Any, batch: Batch, random: Random) -> GradientSum: ...
+
+
+def parameter_gradients(loss: Tensor, parameters: list[torch.nn.Parameter]) -> tuple[Tensor, ...]:
+    """Gradients of a scalar loss, zeros for parameters that it does not reach (the last layers of an EGNN have some)."""
+    grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True))
