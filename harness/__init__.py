@@ -1,1 +1,1 @@
-"""The machinery of a study: budgets, plans, trials, the training loop and its adapters. It names no energy and no loss."""
+"""The machinery of a study: budgets, plans, trials, the training loop and its adapters. No energy, no loss."""

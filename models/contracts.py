@@ -67,12 +67,14 @@ class Space:
             raise ValueError(f"{name} must be floating point, got {x_BD.dtype}; write {name}.float() or .double()")
         if not bool(torch.isfinite(x_BD).all()):
             bad = int((~torch.isfinite(x_BD)).any(dim=1).sum())
-            raise ValueError(f"{name} must be finite, got {bad} of {len(x_BD)} rows with NaN or infinity; drop those rows")
+            raise ValueError(
+                f"{name} must be finite, got {bad} of {len(x_BD)} rows with NaN or infinity; drop those rows"
+            )
         if self.particles is not None:
             centre = float((x_BD - self.project(x_BD)).abs().max()) if len(x_BD) else 0.0
             if centre > MEAN_FREE_TOLERANCE:
                 raise ValueError(
-                    f"{name} must be mean-free (centre of mass at the origin), got a centre of mass up to {centre:.3g}; "
+                    f"{name} must be mean-free (centre of mass at the origin), got one up to {centre:.3g} away; "
                     "write space.project(x) first"
                 )
 
@@ -239,6 +241,6 @@ class Objective(Protocol):
 
 
 def parameter_gradients(loss: Tensor, parameters: list[torch.nn.Parameter]) -> tuple[Tensor, ...]:
-    """Gradients of a scalar loss, zeros for parameters that it does not reach (the last layers of an EGNN have some)."""
+    """Gradients of a scalar loss, zeros for parameters that it does not reach (an EGNN has some)."""
     grads = torch.autograd.grad(loss, parameters, allow_unused=True)
     return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True))

@@ -1,0 +1,140 @@
+"""The protocols that adapters and problems fulfil: Problem, Search, Recorder, Runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from harness.identity import Settings
+from harness.trial import Event, TrialResult, TrialSpec
+from models.contracts import Batch, Objective
+from models.estimators import Estimate
+
+Records = Mapping[str, np.ndarray]
+"""Per-sample records: every array has one row a sample; keys read "<set>/<quantity>", ids under "<set>/sample_id"."""
+
+
+class Problem(Protocol):
+    """What a study trains and how it is judged; built on every worker from plain settings."""
+
+    def flow(self, seed: int) -> torch.nn.Module:
+        """The untrained flow, the same bits for the same seed."""
+
+    def objective(self, settings: Settings) -> Objective: ...
+
+    def training_data(self, seed: int) -> Batch:
+        """The whole training set of a seed (its draw is part of the seed)."""
+
+    def evaluate(self, flow: Any, *, rank: int, workers: int) -> Records:
+        """This worker's share of the per-sample records; points and base noise are the same for every flow."""
+
+    def estimates(self, records: Records, split: Literal["validation", "test"]) -> Mapping[str, Estimate]:
+        """Estimates with intervals, from the merged records of all workers alone."""
+
+
+class TrialSource(Protocol):
+    """Proposes trials when they are ready; learns how they ended."""
+
+    def ask(self) -> TrialSpec | None:
+        """The next trial that can start now, None while nothing is ready."""
+
+    def tell(self, result: TrialResult) -> None: ...
+
+    @property
+    def finished(self) -> bool:
+        """True once `ask` will never propose again and every proposed trial has been told."""
+
+
+class Runner(Protocol):
+    """Places trials and runs their workers until the source is finished."""
+
+    def run(self, source: TrialSource, on_event: Callable[[TrialSpec, Event], None]) -> None:
+        """`on_event` is called in this process, in order within a trial, at least once an event."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatRange:
+    """A real hyperparameter on [low, high], searched on a log scale if `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntRange:
+    """A whole-number hyperparameter on [low, high], both included."""
+
+    low: int
+    high: int
+    log: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A hyperparameter that takes one of a few values."""
+
+    options: tuple[Any, ...]
+
+
+SearchSpace = Mapping[str, FloatRange | IntRange | Choice]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """A point to try. The number is unique within the search and stable over a resume."""
+
+    number: int
+    values: Mapping[str, Any]
+
+
+class Search(Protocol):
+    """Ask and tell. The scalar told is minimised; a failed or diverged trial is told as None."""
+
+    def ask(self) -> Suggestion | None:
+        """The next point, None when the search has proposed all its points."""
+
+    def tell(self, number: int, value: float | None) -> None:
+        """Idempotent: telling a number that has been told changes nothing."""
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        """An intermediate value; True where the trial should be pruned."""
+
+    @property
+    def best(self) -> Suggestion | None:
+        """The point with the smallest told value, None while there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One recorded number. Recording a point twice leaves it there once."""
+
+    metric: str
+    value: float
+    step: int
+    timestamp: float
+
+
+class Recorder(Protocol):
+    """The one writer of records. A run is known by its key, within the study that the recorder was opened for."""
+
+    def start(self, key: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Open the run with this key, or take it up again after a restart."""
+
+    def record(self, key: str, points: Sequence[Point]) -> None:
+        """Idempotent on (key, metric, step): a point already there is not written again."""
+
+    def attach(self, key: str, file: Path) -> None:
+        """Keep a copy of a file with the run."""
+
+    def describe(self, key: str, text: str) -> None:
+        """The run's description, in Markdown."""
+
+    def finish(self, key: str, status: Literal["finished", "failed"]) -> None: ...
+
+    def close(self) -> None: ...
