@@ -1,0 +1,245 @@
+"""What one worker does with a trial: walk its branches, restore, train, keep, evaluate. A generator of events."""
+
+from __future__ import annotations
+
+import os
+import random as stdlib_random
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.address import resolve
+from harness.calibrate import device_kind, measure_price, price_key
+from harness.checkpoint import DamagedObject, Store, checksum
+from harness.collective import Collective
+from harness.contracts import Problem
+from harness.evaluate import gather_records
+from harness.identity import content_hash
+from harness.loop import Trainer, TrainState, train
+from harness.plan import Branch, BranchWork, Phase, Segment, Stop, root_hash
+from harness.trial import Event, TrialSpec
+from models.contracts import Batch
+
+
+def run_trial(spec: TrialSpec, collective: Collective) -> Iterator[Event]:
+    """Do what the store does not hold yet. Every rank yields the same events at the same points."""
+    prepare_process(spec)
+    worker = Worker(spec, collective)
+    yield worker.introduce()
+    for phase in spec.calibrate:
+        yield worker.calibrate(phase)
+    for work in spec.works:
+        yield from worker.run_branch(work)
+
+
+def prepare_process(spec: TrialSpec) -> None:
+    """Threads and determinism flags are part of the spec; the global generators are seeded for good measure."""
+    torch.set_num_threads(spec.placement.threads)
+    torch.use_deterministic_algorithms(spec.placement.deterministic, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(spec.seed)
+    stdlib_random.seed(spec.seed)
+
+
+def evaluation_key(problem: Any) -> str:
+    """The name of an evaluation's settings: records made under others are other records."""
+    return content_hash(problem["evaluation"])
+
+
+class Worker:
+    """One rank of a trial."""
+
+    def __init__(self, spec: TrialSpec, collective: Collective) -> None:
+        self.spec = spec
+        self.collective = collective
+        self.store = Store(Path(spec.store))
+        self.problem: Problem = resolve(spec.build)(spec.problem, cache=Path(spec.store) / "reference")
+        self.device = torch.device("cuda" if spec.placement.gpus_per_worker > 0 else "cpu")
+        self.root = root_hash(spec.problem["system"], spec.seed)
+        self.evaluation = evaluation_key(spec.problem)
+        self.pending: list[Event] = []
+        self._data: Batch | None = None
+
+    @property
+    def data(self) -> Batch:
+        """The training set, on the device; loaded when first needed."""
+        if self._data is None:
+            data = self.problem.training_data(self.spec.seed)
+            forces = None if data.force_BD is None else data.force_BD.to(self.device)
+            self._data = Batch(x_BD=data.x_BD.to(self.device), force_BD=forces)
+        return self._data
+
+    def introduce(self) -> Event:
+        """Who works here: host, process and device of every rank."""
+        me = f"{socket.gethostname()} pid {os.getpid()} {device_kind()} threads {torch.get_num_threads()}"
+        everyone = self.collective.gather(me) or []
+        notes = {f"rank_{rank}": text for rank, text in enumerate(everyone)}
+        values = {"workers": float(self.collective.workers)}
+        return Event(kind="workers", timestamp=time.time(), values=values, notes=notes)
+
+    def trainer(self, branch: Branch) -> Trainer:
+        objective = self.problem.objective(branch.phase.objective)
+        return Trainer.of(branch, objective, self.data, self.collective)
+
+    def fresh_flow(self) -> torch.nn.Module:
+        return self.problem.flow(self.spec.seed).to(self.device)
+
+    # prices
+
+    def calibrate(self, phase: Phase) -> Event:
+        key = price_key(self.spec.problem["system"], phase, self.spec.placement, device_kind())
+        known = self.collective.broadcast(self.store.price(key))
+        if known is None:
+            branch = Branch(parent=self.root, phase=phase, seed=self.spec.seed)
+            known = asdict(measure_price(self.trainer(branch), self.fresh_flow()))
+            if self.collective.rank == 0:
+                self.store.save_price(key, known)
+        seconds = known["per_step"]["device_seconds"]
+        values = {"device_seconds_per_step": seconds, "flops_per_step": known["per_step"]["flops"]}
+        return Event(kind="price", timestamp=time.time(), values=values, notes={"phase": phase.name})
+
+    # branches
+
+    def run_branch(self, work: BranchWork) -> Iterator[Event]:
+        missing = self.collective.broadcast([self._missing(work.branch, stop) for stop in work.stops])
+        state: TrainState | None = None
+        for stop, (train_it, evaluate_it) in zip(work.stops, missing, strict=True):
+            segment = work.branch.at(stop.steps)
+            if train_it:
+                state = state or self.restore(work.branch, up_to=stop.steps)
+                yield from self._train_to(segment, state)
+            if evaluate_it:
+                yield self._evaluate(segment)
+        if self.collective.rank == 0:
+            self.store.drop_latest(work.branch)
+
+    def _missing(self, branch: Branch, stop: Stop) -> tuple[bool, bool]:
+        segment = branch.at(stop.steps).hash
+        evaluated = self.store.evaluation(segment, self.evaluation) is not None
+        return self.store.segment(segment) is None, stop.evaluate and not evaluated
+
+    def _train_to(self, segment: Segment, state: TrainState) -> Iterator[Event]:
+        """Train on, leaving a partial checkpoint now and then, and keep the segment at its end."""
+        trainer = self.trainer(segment.branch)
+        saved_at = time.monotonic()
+        for event in train(trainer, state, to=segment.steps):
+            if event is not None:
+                self.pending.append(event)
+                yield event
+            if time.monotonic() - saved_at > self.spec.checkpoint_seconds and state.step < segment.steps:
+                self._save_latest(segment.branch, state)
+                saved_at = time.monotonic()
+        yield self._keep(segment, state)
+
+    def _save_latest(self, branch: Branch, state: TrainState) -> None:
+        if self.collective.rank == 0:
+            name = self.store.put_state(state.state_dict())
+            self.store.save_latest(branch, steps=state.step, state=name, events=self.pending)
+
+    def _keep(self, segment: Segment, state: TrainState) -> Event:
+        mark = checksum(dict(state.flow.state_dict()))
+        self._check_ranks_agree(mark, segment)
+        if self.collective.rank == 0:
+            name = self.store.put_state(state.state_dict())
+            self.store.finish_segment(segment, state=name, checksum=mark, events=self.pending)
+        self.pending = []
+        notes = {"segment": segment.hash, "checksum": mark}
+        return Event(
+            kind="segment", branch=segment.branch.hash, step=segment.steps, timestamp=time.time(), notes=notes
+        )
+
+    def _check_ranks_agree(self, mark: str, segment: Segment) -> None:
+        marks = self.collective.broadcast(self.collective.gather(mark))
+        if len(set(marks)) != 1:
+            raise RuntimeError(
+                f"all workers must hold the same weights, got checksums {marks} after {segment.steps} steps; "
+                "report this with the study.json of the study"
+            )
+
+    # restoring
+
+    def restore(self, branch: Branch, *, up_to: int) -> TrainState:
+        """The most advanced state of the branch that is not past `up_to`, or its start."""
+        found = self.collective.broadcast(self._best_checkpoint(branch, up_to) if self.collective.rank == 0 else None)
+        state = TrainState.start(self._parent_flow(branch), branch.phase)
+        self.pending = []
+        if found is not None:
+            name, events = found
+            state.load_state_dict(self.store.get_state(name))
+            self.pending = [Event(**event) for event in events]
+        return state
+
+    def _best_checkpoint(self, branch: Branch, up_to: int) -> tuple[str, list[dict[str, Any]]] | None:
+        """The name of a checkpoint that can be read, with events not yet in a segment; damaged ones are forgotten."""
+        candidates: list[tuple[int, str, list[dict[str, Any]]]] = []
+        latest = self.store.latest(branch)
+        if latest is not None and latest["steps"] <= up_to:
+            candidates.append((latest["steps"], latest["state"], latest["events"]))
+        for steps in self.store.finished_steps(branch):
+            segment = self.store.segment(branch.at(steps).hash)
+            if steps <= up_to and segment is not None:
+                candidates.append((steps, segment["state"], []))
+        for steps, name, events in sorted(candidates, key=lambda c: c[0], reverse=True):
+            try:
+                self.store.get(name)
+            except DamagedObject:
+                self.store.forget_segment(branch.at(steps).hash)
+                continue
+            return name, events
+        return None
+
+    def _parent_flow(self, branch: Branch) -> torch.nn.Module:
+        flow = self.fresh_flow()
+        if branch.parent != self.root:
+            flow.load_state_dict(self._judged_weights(branch.parent))
+        return flow
+
+    def _judged_weights(self, segment_hash: str) -> dict[str, torch.Tensor]:
+        segment = self.store.segment(segment_hash)
+        if segment is None:
+            raise DamagedObject(
+                f"segment {segment_hash} must be finished before its children start, but the store lacks it; "
+                "run the same command again"
+            )
+        try:
+            saved = self.store.get_state(segment["state"])
+        except DamagedObject:
+            self.store.forget_segment(segment_hash)
+            raise
+        return judged_weights(saved, list(dict(self.fresh_flow().named_parameters())))
+
+    # evaluation
+
+    def _evaluate(self, segment: Segment) -> Event:
+        """Off the clock: per-sample records of all workers, kept as one object."""
+        start = time.perf_counter()
+        flow = self.fresh_flow()
+        flow.load_state_dict(self._judged_weights(segment.hash))
+        records = gather_records(self.problem, flow, self.collective)
+        seconds = (time.perf_counter() - start) * self.collective.workers
+        if records is not None:
+            name = self.store.put_arrays(records)
+            value = {"records": name, "device_seconds": seconds, "timestamp": time.time()}
+            self.store.finish_evaluation(segment.hash, self.evaluation, value)
+        return Event(
+            kind="evaluated",
+            branch=segment.branch.hash,
+            step=segment.steps,
+            timestamp=time.time(),
+            values={"evaluation_device_seconds": seconds},
+            notes={"segment": segment.hash},
+        )
+
+
+def judged_weights(saved: dict[str, Any], parameter_names: list[str]) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint that are evaluated and forked: the average where there is one."""
+    weights = dict(saved["weights"])
+    if saved["average"] is not None:
+        weights.update(zip(parameter_names, saved["average"], strict=True))
+    return weights

@@ -1,0 +1,242 @@
+"""A system as a study trains and judges it: flow, objectives, training data, sharded evaluation, estimates.
+
+Built on every worker from plain settings, so that the settings alone say what was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.contracts import Batch, Objective, whole_batch
+from models.couplings import Coupling, EquivariantOptimalTransport, Independent, OptimalTransport
+from models.estimators import DataRecords, Estimate, ModelRecords, estimate_all
+from models.flows.continuous import ContinuousFlow
+from models.flows.prior import GaussianPrior
+from models.flows.solvers import Dopri5
+from models.objectives.flow_matching import FlowMatching, flow_matching_loss
+from models.objectives.maximum_likelihood import MaximumLikelihood
+from models.objectives.path_gradient import PathGradient
+from models.reference.fingerprint import fingerprint
+from models.reference.published import read_published
+from models.reference.samples import ReferenceSamples, reference_samples
+from models.systems import System, field_for, system_of
+
+POOL_FACTOR = 2
+"""Reference rows per training row where exact draws are impossible: seeds train on different halves of the pool."""
+EVALUATION_SEED = 20_230_623
+"""Of the base noise that every evaluation shares."""
+
+
+def system_settings(
+    target: str,
+    *,
+    train_samples: int | None = None,
+    data: Path | None = None,
+    hidden: int | None = None,
+    layers: int | None = None,
+) -> dict[str, Any]:
+    """The settings that decide what a model is trained on; part of the identity of everything trained.
+
+    Args:
+        target: a name or module:function. train_samples: rows of a training set. data: a published .npy file to train
+            on instead of own reference samples. hidden, layers: of the field.
+    """
+    system = system_of(target)
+    if train_samples is not None and train_samples < 2:
+        raise ValueError(f"a training set needs at least two rows, got {train_samples}; write for example 2000")
+    return {
+        "target": target,
+        "fingerprint": fingerprint(system.target),
+        "train_samples": train_samples or system.recipe.train_samples,
+        "data": None if data is None else str(data.resolve()),
+        "hidden": hidden or system.hidden,
+        "layers": layers or system.layers,
+    }
+
+
+def evaluation_settings(target: str, *, samples: int | None = None, tolerance: float = 1e-5) -> dict[str, Any]:
+    """The settings that decide how models are judged.
+
+    Args:
+        samples: points of each set and draws of the model. tolerance: of dopri5, relative and absolute.
+    """
+    recipe = system_of(target).recipe
+    if samples is not None and samples < 32:
+        raise ValueError(f"an evaluation needs at least 32 samples, got {samples}; write for example 2048")
+    dtype = str(recipe.evaluation_dtype).removeprefix("torch.")
+    return {"samples": samples or recipe.evaluation_samples, "tolerance": tolerance, "dtype": dtype}
+
+
+def build(settings: Mapping[str, Any], *, cache: Path) -> BoltzmannProblem:
+    """The problem of {"system": ..., "evaluation": ...}; reference samples are read from or made in `cache`."""
+    return BoltzmannProblem(system=settings["system"], evaluation=settings["evaluation"], cache=cache)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoltzmannProblem:
+    """Fulfils the harness's Problem."""
+
+    system: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    cache: Path
+
+    @cached_property
+    def physics(self) -> System:
+        return system_of(self.system["target"])
+
+    @cached_property
+    def reference(self) -> ReferenceSamples:
+        """Own reference samples: made once, then read; validation and test come from chains of their own."""
+        exact = hasattr(self.physics.target, "sample")
+        n = self.evaluation["samples"]
+        return reference_samples(
+            self.physics.target,
+            n_train=2 if exact else POOL_FACTOR * self.system["train_samples"],
+            n_validation=n,
+            n_test=n,
+            cache_dir=self.cache,
+        )
+
+    def flow(self, seed: int) -> ContinuousFlow:
+        space = self.physics.target.space
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            field = field_for(space, hidden=self.system["hidden"], layers=self.system["layers"])
+        prior = GaussianPrior(space=space, std=self.physics.prior_std)
+        return ContinuousFlow(prior=prior, field=field)
+
+    def objective(self, settings: Mapping[str, Any]) -> Objective:
+        return objective_of(settings, self.physics)
+
+    def training_data(self, seed: int) -> Batch:
+        x_BD = self._training_rows(seed)
+        force_BD = self.physics.target.score(x_BD.double()).to(x_BD.dtype)
+        return Batch(x_BD=x_BD, force_BD=force_BD)
+
+    def _training_rows(self, seed: int) -> Tensor:
+        n, target = self.system["train_samples"], self.physics.target
+        generator = torch.Generator().manual_seed(seed)
+        if self.system["data"] is not None:
+            pool = read_published(Path(self.system["data"]), target)
+        elif hasattr(target, "sample"):
+            return target.sample(n, generator).float()
+        else:
+            pool = self.reference.train_BD
+        return pool[torch.randperm(len(pool), generator=generator)[:n]].float()
+
+    def evaluate(self, flow: ContinuousFlow, *, rank: int, workers: int) -> dict[str, np.ndarray]:
+        dtype = getattr(torch, self.evaluation["dtype"])
+        judged = flow.to(dtype)
+        solver = Dopri5(rtol=self.evaluation["tolerance"], atol=self.evaluation["tolerance"])
+        n = self.evaluation["samples"]
+        rows = slice(n * rank // workers, n * (rank + 1) // workers)
+        device = next(flow.parameters()).device
+        records: dict[str, np.ndarray] = {}
+        for split, x_BD in (("validation", self.reference.validation_BD), ("test", self.reference.test_BD)):
+            x_BD = self.physics.target.space.project(x_BD.to(device=device, dtype=dtype))
+            records |= _prefixed(split, self._data_records(judged, x_BD, rows, solver))
+        return records | _prefixed("model", self._model_records(judged, rows, solver))
+
+    def _data_records(self, flow: ContinuousFlow, x_BD: Tensor, rows: slice, solver: Dopri5) -> DataRecords:
+        pulled = flow.pull(x_BD[rows], solver=solver)
+        loss_B = flow_matching_loss(flow, x_BD, whole_batch(len(x_BD), EVALUATION_SEED))[rows]
+        return DataRecords(
+            sample_id=np.arange(rows.start, rows.stop),
+            log_q=_array(pulled.log_q_B),
+            energy=_array(self.physics.target.energy(x_BD[rows])),
+            length=_array(pulled.length_B),
+            displacement=_array((pulled.x1_BD - pulled.x0_BD).norm(dim=1)),
+            fm_loss=_array(loss_B),
+        )
+
+    def _model_records(self, flow: ContinuousFlow, rows: slice, solver: Dopri5) -> ModelRecords:
+        like = next(flow.parameters())
+        noise = torch.randn(
+            (self.evaluation["samples"], self.physics.target.space.dim),
+            generator=torch.Generator().manual_seed(EVALUATION_SEED),
+            dtype=torch.float64,
+        )
+        pushed = flow.push(flow.prior.from_noise(noise[rows].to(like)), solver=solver)
+        return ModelRecords(
+            sample_id=np.arange(rows.start, rows.stop),
+            x=_array(pushed.x1_BD).astype(np.float32),
+            log_q=_array(pushed.log_q_B),
+            energy=_array(self.physics.target.energy(pushed.x1_BD)),
+            length=_array(pushed.length_B),
+            displacement=_array((pushed.x1_BD - pushed.x0_BD).norm(dim=1)),
+        )
+
+    def estimates(
+        self, records: Mapping[str, np.ndarray], split: Literal["validation", "test"], *, expensive: bool = False
+    ) -> dict[str, Estimate]:
+        target = self.physics.target
+        reference_BD = self.reference.test_BD.double()
+        return estimate_all(
+            DataRecords.from_npz(_without_prefix(split, records)),
+            ModelRecords.from_npz(_without_prefix("model", records)),
+            reference_x=reference_BD.numpy(),
+            reference_energy=target.energy(reference_BD).numpy(),
+            space=target.space,
+            prior_std=self.physics.prior_std,
+            log_z=target.log_z,
+            seed=0,
+            expensive=expensive,
+        )
+
+
+def objective_of(settings: Mapping[str, Any], system: System) -> Objective:
+    """The objective of {"kind": ..., ...}.
+
+    Raises:
+        ValueError: for an unknown kind.
+    """
+    options = {key: value for key, value in settings.items() if key != "kind"}
+    kind = settings["kind"]
+    if kind == "flow_matching":
+        return FlowMatching(coupling=coupling_of(options["coupling"], system), sigma=options["sigma"])
+    if kind == "path_gradient":
+        return PathGradient(target=system.target, **options)
+    if kind == "maximum_likelihood":
+        return MaximumLikelihood(**options)
+    raise ValueError(
+        f"an objective is flow_matching, path_gradient or maximum_likelihood, got {kind!r}; write one of these"
+    )
+
+
+def coupling_of(name: str, system: System) -> Coupling:
+    """The coupling of a name.
+
+    Raises:
+        ValueError: for an unknown name, or an equivariant coupling where there are no particles.
+    """
+    if name == "independent":
+        return Independent()
+    if name == "optimal-transport":
+        return OptimalTransport()
+    if name == "equivariant-optimal-transport":
+        return EquivariantOptimalTransport(space=system.target.space)
+    raise ValueError(
+        f"a coupling is independent, optimal-transport or equivariant-optimal-transport, got {name!r}; "
+        "write one of these"
+    )
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()
+
+
+def _prefixed(group: str, records: DataRecords | ModelRecords) -> dict[str, np.ndarray]:
+    return {f"{group}/{name}": column for name, column in records.to_npz_dict().items()}
+
+
+def _without_prefix(group: str, records: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    start = f"{group}/"
+    return {key.removeprefix(start): column for key, column in records.items() if key.startswith(start)}
