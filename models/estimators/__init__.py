@@ -1,0 +1,82 @@
+"""Estimates with intervals from per-sample records."""
+
+from models.estimators.distances import (
+    wasserstein_1,
+    wasserstein_1_equivariant_dem,
+    wasserstein_2,
+    wasserstein_2_energy,
+    wasserstein_2_energy_estimate,
+    wasserstein_2_equivariant,
+    wasserstein_2_equivariant_estimate,
+    wasserstein_2_estimate,
+)
+from models.estimators.estimate import (
+    BootstrapMeans,
+    Estimate,
+    mean_estimate,
+    paired_t_interval,
+    t_interval,
+    undefined,
+)
+from models.estimators.histograms import (
+    pair_distances,
+    total_variation,
+    total_variation_2d,
+    total_variation_2d_estimate,
+    total_variation_estimate,
+)
+from models.estimators.likelihood import (
+    base_constant,
+    forward_kl,
+    forward_kl_self_normalised,
+    negative_log_likelihood,
+    negative_log_likelihood_no_constant,
+)
+from models.estimators.observables import (
+    free_energy_difference,
+    free_energy_difference_binned,
+    self_normalised_mean,
+    von_mises_bias,
+)
+from models.estimators.pareto import pareto_k
+from models.estimators.records import DataRecords, ModelRecords
+from models.estimators.summary import estimate_all
+from models.estimators.weights import LogWeights, largest_share_estimate, weight_estimates
+
+__all__ = [
+    "BootstrapMeans",
+    "DataRecords",
+    "Estimate",
+    "LogWeights",
+    "ModelRecords",
+    "base_constant",
+    "estimate_all",
+    "forward_kl",
+    "forward_kl_self_normalised",
+    "free_energy_difference",
+    "free_energy_difference_binned",
+    "largest_share_estimate",
+    "mean_estimate",
+    "negative_log_likelihood",
+    "negative_log_likelihood_no_constant",
+    "pair_distances",
+    "paired_t_interval",
+    "pareto_k",
+    "self_normalised_mean",
+    "t_interval",
+    "total_variation",
+    "total_variation_2d",
+    "total_variation_2d_estimate",
+    "total_variation_estimate",
+    "undefined",
+    "von_mises_bias",
+    "wasserstein_1",
+    "wasserstein_1_equivariant_dem",
+    "wasserstein_2",
+    "wasserstein_2_energy",
+    "wasserstein_2_energy_estimate",
+    "wasserstein_2_equivariant",
+    "wasserstein_2_equivariant_estimate",
+    "wasserstein_2_estimate",
+    "weight_estimates",
+]

@@ -1,0 +1,60 @@
+"""Reweighted observables: self-normalised means, free-energy differences along an angle, and a training bias.
+
+Weights are given as log w, unnormalised. Angles in radians.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import i0e, softmax
+
+from models.estimators.estimate import Array
+
+POSITIVE_STATE = (0.0, 2.0)
+"""Open interval of the angle that counts as the positive state of alanine dipeptide."""
+
+
+def self_normalised_mean(observable_n: ArrayLike, log_w_n: ArrayLike) -> float:
+    """sum w f / sum w."""
+    return float(softmax(np.asarray(log_w_n, dtype=np.float64)) @ np.asarray(observable_n, dtype=np.float64))
+
+
+def free_energy_difference(
+    angle_n: ArrayLike, log_w_n: ArrayLike, *, state: tuple[float, float] = POSITIVE_STATE
+) -> float:
+    """-log(P(state) / P(rest)), in kT, by summing weights directly."""
+    angle = np.asarray(angle_n, dtype=np.float64)
+    weight_n = softmax(np.asarray(log_w_n, dtype=np.float64))
+    inside = (angle > state[0]) & (angle < state[1])
+    return _minus_log_ratio(weight_n, inside)
+
+
+def free_energy_difference_binned(
+    angle_n: ArrayLike, log_w_n: ArrayLike, *, bins: int = 100, state: tuple[float, float] = POSITIVE_STATE
+) -> float:
+    """The same from a weighted histogram over the angle's range (Klein et al. 2023).
+
+    A bin belongs to the state that its centre lies in.
+    """
+    weight_n = softmax(np.asarray(log_w_n, dtype=np.float64))
+    mass_K, edges = np.histogram(np.asarray(angle_n, dtype=np.float64), bins=bins, weights=weight_n)
+    centre_K = 0.5 * (edges[1:] + edges[:-1])
+    return _minus_log_ratio(mass_K, (centre_K > state[0]) & (centre_K < state[1]))
+
+
+def von_mises_bias(
+    angle_n: ArrayLike, *, height: float = 150.0, centre: float = 1.0, concentration: float = 10.0
+) -> Array:
+    """1 + height times a von Mises density: the weight that fills a rare state of training data.
+
+    From Klein et al. 2023. Data drawn with it have the force of the target plus the gradient of its logarithm.
+    """
+    # exp(k cos - k) / i0e(k) is exp(k cos) / i0(k) without overflow.
+    exponent_n = concentration * (np.cos(np.asarray(angle_n, dtype=np.float64) - centre) - 1)
+    return np.asarray(height * np.exp(exponent_n) / (2 * np.pi * i0e(concentration)) + 1)
+
+
+def _minus_log_ratio(mass: Array, inside: NDArray[np.bool_]) -> float:
+    with np.errstate(divide="ignore"):
+        return float(np.log(mass[~inside].sum()) - np.log(mass[inside].sum()))
