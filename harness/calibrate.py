@@ -35,7 +35,7 @@ def price_key(problem: Mapping[str, Any], phase: Phase, placement: Placement, de
     """What a price depends on; the same key is never measured twice."""
     return {
         "problem": plain(problem),
-        "phase": phase.fingerprint,
+        "phase": phase.price_fingerprint,
         "workers": placement.workers,
         "threads": placement.threads,
         "device": device,
@@ -54,7 +54,7 @@ def measure_price(trainer: Trainer, flow: torch.nn.Module) -> StepPrice:
     total = collective.broadcast(sum_costs(collective, counted))
     per_step = Cost(**{**asdict(total), "steps": 1, "device_seconds": float(median)})
     return StepPrice(
-        phase=phase.fingerprint,
+        phase=phase.price_fingerprint,
         device=device_kind(),
         workers=collective.workers,
         per_step=per_step,

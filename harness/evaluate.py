@@ -34,7 +34,7 @@ def merge_records(shards: Sequence[Records]) -> Records:
         if not np.array_equal(ids[order], np.arange(len(ids))):
             raise ValueError(
                 f"the records of {group!r} must hold every sample id from 0 to {len(ids) - 1} once, got "
-                f"{len(np.unique(ids))} different ids in {len(ids)} rows; let worker r of R evaluate rows [r n/R, (r+1) n/R)"
+                f"{len(np.unique(ids))} different ids in {len(ids)} rows; let every worker evaluate its own rows"
             )
         for key in (key for key in keys if key.split("/")[0] == group):
             merged[key] = np.concatenate([shard[key] for shard in shards])[order]

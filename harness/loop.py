@@ -1,8 +1,8 @@
 """TrainState and the one training loop, a generator of events.
 
-Randomness is counter-based: the batch and the noise of a step are functions of (branch, step) alone, drawn for the whole
-global batch on every rank. The step count is therefore the state of every random stream and the position in the data, and
-a resumed run repeats the interrupted one bit by bit.
+Randomness is counter-based: the batch and the noise of a step are functions of (branch, step) alone, drawn for the
+whole global batch on every rank. The step count is therefore the state of every random stream and the position in the
+data, and a resumed run repeats the interrupted one bit by bit.
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ class Trainer:
 
 def flatten_gradients(gradients: tuple[Tensor, ...], loss_sum: Tensor, weight: float) -> Tensor:
     """All gradient sums, the loss sum and the weight in one vector, so that one all-reduce carries them."""
-    tail = torch.stack([loss_sum.detach().to(gradients[0].dtype), loss_sum.new_tensor(weight, dtype=gradients[0].dtype)])
+    tail = torch.stack(
+        [loss_sum.detach().to(gradients[0].dtype), loss_sum.new_tensor(weight, dtype=gradients[0].dtype)]
+    )
     return torch.cat([*(g.reshape(-1) for g in gradients), tail])
 
 

@@ -59,6 +59,13 @@ class Phase:
         """The hash of everything that changes what the phase computes."""
         return content_hash({k: v for k, v in plain(self).items() if k != "name"})
 
+    @property
+    def price_fingerprint(self) -> str:
+        """The hash of what decides the price of a step: two phases that differ in their rate alone share it."""
+        settings = {key: value for key, value in plain(self).items() if key != "name"}
+        settings["optimiser"] = {k: v for k, v in settings["optimiser"].items() if k != "learning_rate"}
+        return content_hash(settings)
+
     @staticmethod
     def from_plain(value: Mapping[str, Any]) -> Phase:
         return Phase(**{**value, "optimiser": Optimiser(**value["optimiser"])})

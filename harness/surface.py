@@ -21,7 +21,7 @@ class Cell:
         trunk_cost, tail_cost: as-if cost of each part, at the study's step prices.
         validation, test: estimates by name, from the validation and the test points.
         diverged: non-finite, or NLL worse than the untrained flow's.
-        segment: hash of the segment.
+        segment: hash of the segment. timestamp: when it was evaluated, seconds since the epoch.
     """
 
     seed: int
@@ -34,6 +34,7 @@ class Cell:
     test: Mapping[str, Estimate]
     diverged: bool
     segment: str
+    timestamp: float = 0.0
 
     def cost(self, currency: Currency) -> float:
         """As-if cost: what this plan would have cost alone."""

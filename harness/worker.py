@@ -150,9 +150,7 @@ class Worker:
             self.store.finish_segment(segment, state=name, checksum=mark, events=self.pending)
         self.pending = []
         notes = {"segment": segment.hash, "checksum": mark}
-        return Event(
-            kind="segment", branch=segment.branch.hash, step=segment.steps, timestamp=time.time(), notes=notes
-        )
+        return Event(kind="segment", branch=segment.branch.hash, step=segment.steps, timestamp=time.time(), notes=notes)
 
     def _check_ranks_agree(self, mark: str, segment: Segment) -> None:
         marks = self.collective.broadcast(self.collective.gather(mark))

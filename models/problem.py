@@ -31,6 +31,8 @@ from models.systems import System, field_for, system_of
 
 POOL_FACTOR = 2
 """Reference rows per training row where exact draws are impossible: seeds train on different halves of the pool."""
+EVALUATION_POOL = 10_000
+"""Rows of the validation and of the test set; an evaluation takes the first of them."""
 EVALUATION_SEED = 20_230_623
 """Of the base noise that every evaluation shares."""
 
@@ -59,6 +61,7 @@ def system_settings(
         "data": None if data is None else str(data.resolve()),
         "hidden": hidden or system.hidden,
         "layers": layers or system.layers,
+        "prior_std": system.prior_std,
     }
 
 
@@ -69,8 +72,8 @@ def evaluation_settings(target: str, *, samples: int | None = None, tolerance: f
         samples: points of each set and draws of the model. tolerance: of dopri5, relative and absolute.
     """
     recipe = system_of(target).recipe
-    if samples is not None and samples < 32:
-        raise ValueError(f"an evaluation needs at least 32 samples, got {samples}; write for example 2048")
+    if samples is not None and not 32 <= samples <= EVALUATION_POOL:
+        raise ValueError(f"an evaluation takes 32 to {EVALUATION_POOL} samples, got {samples}; write for example 2048")
     dtype = str(recipe.evaluation_dtype).removeprefix("torch.")
     return {"samples": samples or recipe.evaluation_samples, "tolerance": tolerance, "dtype": dtype}
 
@@ -94,23 +97,26 @@ class BoltzmannProblem:
 
     @cached_property
     def reference(self) -> ReferenceSamples:
-        """Own reference samples: made once, then read; validation and test come from chains of their own."""
+        """Own reference samples: made once, then read; validation and test come from chains of their own.
+
+        The sizes do not depend on how many points an evaluation uses, so the training pool does not either.
+        """
         exact = hasattr(self.physics.target, "sample")
-        n = self.evaluation["samples"]
-        return reference_samples(
-            self.physics.target,
-            n_train=2 if exact else POOL_FACTOR * self.system["train_samples"],
-            n_validation=n,
-            n_test=n,
-            cache_dir=self.cache,
-        )
+        n = EVALUATION_POOL
+        n_train = 2 if exact else POOL_FACTOR * self.system["train_samples"]
+        return reference_samples(self.physics.target, n_train=n_train, n_validation=n, n_test=n, cache_dir=self.cache)
+
+    def points(self, split: Literal["validation", "test"]) -> Tensor:
+        """The data points that every evaluation of a study shares, (samples, D) in float64."""
+        pool_BD = self.reference.validation_BD if split == "validation" else self.reference.test_BD
+        return self.physics.target.space.project(pool_BD[: self.evaluation["samples"]].double())
 
     def flow(self, seed: int) -> ContinuousFlow:
         space = self.physics.target.space
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             field = field_for(space, hidden=self.system["hidden"], layers=self.system["layers"])
-        prior = GaussianPrior(space=space, std=self.physics.prior_std)
+        prior = GaussianPrior(space=space, std=self.system["prior_std"])
         return ContinuousFlow(prior=prior, field=field)
 
     def objective(self, settings: Mapping[str, Any]) -> Objective:
@@ -140,8 +146,8 @@ class BoltzmannProblem:
         rows = slice(n * rank // workers, n * (rank + 1) // workers)
         device = next(flow.parameters()).device
         records: dict[str, np.ndarray] = {}
-        for split, x_BD in (("validation", self.reference.validation_BD), ("test", self.reference.test_BD)):
-            x_BD = self.physics.target.space.project(x_BD.to(device=device, dtype=dtype))
+        for split in ("validation", "test"):
+            x_BD = self.points(split).to(device=device, dtype=dtype)
             records |= _prefixed(split, self._data_records(judged, x_BD, rows, solver))
         return records | _prefixed("model", self._model_records(judged, rows, solver))
 
@@ -178,14 +184,14 @@ class BoltzmannProblem:
         self, records: Mapping[str, np.ndarray], split: Literal["validation", "test"], *, expensive: bool = False
     ) -> dict[str, Estimate]:
         target = self.physics.target
-        reference_BD = self.reference.test_BD.double()
+        reference_BD = self.points("test")
         return estimate_all(
             DataRecords.from_npz(_without_prefix(split, records)),
             ModelRecords.from_npz(_without_prefix("model", records)),
             reference_x=reference_BD.numpy(),
             reference_energy=target.energy(reference_BD).numpy(),
             space=target.space,
-            prior_std=self.physics.prior_std,
+            prior_std=self.system["prior_std"],
             log_z=target.log_z,
             seed=0,
             expensive=expensive,

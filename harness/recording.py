@@ -1,0 +1,125 @@
+"""From the store to the recorder: one flat run for each seed and plan, each event once, against the budget spent.
+
+Only what is durable in the store is recorded, so a training step that was repeated after a fault is recorded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.budget import Currency
+from harness.checkpoint import Store
+from harness.contracts import Point, Recorder
+from harness.plan import Branch
+from harness.split import PlannedCell, Prices, SeedPlan
+from harness.surface import Cell
+from harness.trial import Event
+
+RESOLUTION = {Currency.DEVICE_SECONDS: 1e3, Currency.FLOP: 1e-6}
+"""Recorded steps are whole numbers: milli-device-seconds, or millions of floating-point operations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRun:
+    """One run of the tracker: a seed's way along the trunk and, where there is one, into a tail."""
+
+    key: str
+    seed: int
+    trunk: Branch
+    fork_steps: int
+    tail: Branch | None
+    cells: tuple[PlannedCell, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        trunk = f"{self.trunk.phase.name} {self.fork_steps}"
+        return f"seed {self.seed} · {trunk}" + ("" if self.tail is None else f" → {self.tail.phase.name}")
+
+    @property
+    def plan(self) -> str:
+        """The kind of plan, to filter on."""
+        if self.tail is None:
+            return f"{self.trunk.phase.name} only"
+        return self.tail.phase.name + (" only" if self.fork_steps == 0 else f" after {self.trunk.phase.name}")
+
+
+def plan_runs(plan: SeedPlan) -> tuple[PlanRun, ...]:
+    """The runs of one seed: the trunk alone, then every tail with the part of the trunk before it."""
+    trunk_work, *tails = plan.tree.works
+    trunk = trunk_work.branch
+    on_trunk = tuple(cell for cell in plan.cells if cell.tail == "")
+    runs = [_run(plan.seed, trunk, trunk_work.stops[-1].steps, None, on_trunk)]
+    by_segment = {cell.segment: cell for cell in plan.cells}
+    for work in tails:
+        cells = tuple(by_segment[segment.hash] for segment in work.segments)
+        fork = cells[0].fork_steps
+        before = tuple(cell for cell in on_trunk if cell.fork_steps <= fork)
+        runs.append(_run(plan.seed, trunk, fork, work.branch, before + cells))
+    return tuple(runs)
+
+
+def _run(seed: int, trunk: Branch, fork: int, tail: Branch | None, cells: tuple[PlannedCell, ...]) -> PlanRun:
+    key = f"seed{seed}/{trunk.phase.name}@{fork}" + ("" if tail is None else f"/{tail.phase.name}")
+    return PlanRun(key=key, seed=seed, trunk=trunk, fork_steps=fork, tail=tail, cells=cells)
+
+
+def record_run(
+    run: PlanRun, *, store: Store, recorder: Recorder, prices: Prices, currency: Currency, judged: Mapping[str, Cell]
+) -> None:
+    """Write everything that the store knows of a run. Safe to call again at any time."""
+    recorder.record(run.key, training_points(run, store, prices, currency) + judged_points(run, judged, currency))
+
+
+def training_points(run: PlanRun, store: Store, prices: Prices, currency: Currency) -> list[Point]:
+    """Losses, gradient norms and skipped steps against as-if cost."""
+    spent = 0.0
+    points: list[Point] = []
+    ways = [(run.trunk, run.fork_steps)] + ([] if run.tail is None else [(run.tail, last_steps(run))])
+    for branch, up_to in ways:
+        price = prices.of(branch.phase).per_step.amount(currency)
+        for event in store.events(branch, up_to=up_to):
+            points += event_points(event, branch.phase.name, spent + event.step * price, currency)
+        spent += up_to * price
+    return points
+
+
+def last_steps(run: PlanRun) -> int:
+    return max(cell.tail_steps for cell in run.cells)
+
+
+def event_points(event: Event, phase: str, cost: float, currency: Currency) -> list[Point]:
+    step = round(cost * RESOLUTION[currency])
+    return [
+        Point(metric=f"{group}/{phase}_{name}", value=value, step=step, timestamp=event.timestamp)
+        for name, value in event.values.items()
+        for group in (("clock",) if name.endswith("seconds") else ("train",))
+    ]
+
+
+def judged_points(run: PlanRun, judged: Mapping[str, Cell], currency: Currency) -> list[Point]:
+    """Every estimate of every evaluated cell of the run, with its interval, against as-if cost."""
+    points: list[Point] = []
+    for planned in run.cells:
+        cell = judged.get(planned.segment)
+        if cell is not None:
+            points += cell_points(cell, currency)
+    return points
+
+
+def cell_points(cell: Cell, currency: Currency) -> list[Point]:
+    step = round(cell.cost(currency) * RESOLUTION[currency])
+    points = []
+    for split, estimates in (("validation", cell.validation), ("test", cell.test)):
+        for name, estimate in estimates.items():
+            for suffix, value in (("", estimate.value), ("_eval_lo", estimate.lo), ("_eval_hi", estimate.hi)):
+                metric = f"{split}/{name}{suffix}"
+                points.append(Point(metric=metric, value=value, step=step, timestamp=cell.timestamp))
+    shares = {"cost/trunk": cell.trunk_cost.amount(currency), "cost/tail": cell.tail_cost.amount(currency)}
+    return points + [Point(metric=m, value=v, step=step, timestamp=cell.timestamp) for m, v in shares.items()]
+
+
+def run_tags(run: PlanRun, cells: Sequence[Cell]) -> dict[str, str]:
+    """Tags to filter and group runs by."""
+    diverged = any(cell.diverged for cell in cells)
+    return {"seed": str(run.seed), "plan": run.plan, "fork_steps": str(run.fork_steps), "diverged": str(diverged)}
