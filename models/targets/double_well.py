@@ -39,7 +39,9 @@ class DoubleWell:
 
     def __post_init__(self) -> None:
         if not (self.tau > 0.0 and self.c > 0.0):
-            raise ValueError(f"tau and c must be positive, got tau={self.tau}, c={self.c}; else exp(-U) has no integral")
+            raise ValueError(
+                f"tau and c must be positive, got tau={self.tau}, c={self.c}; else exp(-U) has no integral"
+            )
 
     @property
     def space(self) -> Space:

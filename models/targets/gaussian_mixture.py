@@ -36,7 +36,9 @@ class GaussianMixture:
 
     def __post_init__(self) -> None:
         if self.means_KD.ndim != 2:
-            raise ValueError(f"means must have shape (components, dim), got {tuple(self.means_KD.shape)}; write one row a mean")
+            raise ValueError(
+                f"means must have shape (components, dim), got {tuple(self.means_KD.shape)}; write one row a mean"
+            )
         if not self.variance > 0.0:
             raise ValueError(f"the variance must be positive, got {self.variance}; write variance > 0")
         weights = self.weights_K

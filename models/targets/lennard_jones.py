@@ -52,7 +52,7 @@ class LennardJones:
 
     @property
     def energy_flops(self) -> int:
-        """All ordered pairs: distances, then 7 for (rm/d)^6, the pair energy and the sum; 4 a coordinate for the trap."""
+        """All ordered pairs: distances, then 7 for (rm/d)^6, pair energy and sum; 4 a coordinate for the trap."""
         return pair_flops(self.space, radial_flops=7) + 4 * self.space.dim
 
     def energy(self, x_BD: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Geometry of all ordered particle pairs, and the force that radial pair energies make: shared by the particle targets.
+"""Geometry of all ordered particle pairs, and the force that radial pair energies make.
 
-Shape suffixes: B batch, D = N * d flat coordinates, N particles, d spatial dimensions (any leading shape may stand for B).
+Shape suffixes: B batch, D = N * d flat coordinates, N particles, d spatial dimensions; any leading shape may be B.
 Coordinates come before pairs (BdNN), so that the sums over neighbours run along contiguous memory.
 """
 
@@ -38,6 +38,6 @@ def central_force(weight_BNN: Tensor, diff_BdNN: Tensor) -> Tensor:
 
 
 def pair_flops(space: Space, radial_flops: int) -> int:
-    """Operations of an energy over all N^2 ordered pairs: d subtractions, d products, d - 1 sums, then the radial part."""
+    """Operations of an energy over all N^2 ordered pairs: 3 d - 1 for a squared distance, then the radial part."""
     assert space.particles is not None
     return space.particles**2 * (3 * space.spatial_dim - 1 + radial_flops)

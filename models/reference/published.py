@@ -1,0 +1,81 @@
+"""Reader of published reference samples: a `.npy` file of configurations, checked against the target it claims.
+
+Shape suffixes: B rows, D coordinates.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.contracts import Target
+from models.reference.diagnostics import virial
+
+TOLERATED_STANDARD_ERRORS = 5.0
+
+
+def _load_rows(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise ValueError(
+            f"published samples are read from a file, got no file at {path}; write the path of a .npy file"
+        )
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path} must be a plain .npy array of numbers, got something else ({error}); write it by numpy.save, "
+            "without Python objects"
+        ) from error
+    if not isinstance(rows, np.ndarray):
+        raise ValueError(f"{path} must hold one array, got an archive of {rows.files}; save the one array as .npy")
+    return rows
+
+
+def _check_rows(rows: np.ndarray, path: Path, dim: int) -> None:
+    if rows.dtype.kind not in "fiu":
+        raise ValueError(f"{path} must hold real numbers, got dtype {rows.dtype}; save a float32 array")
+    if rows.ndim != 2 or rows.shape[1] != dim:
+        raise ValueError(
+            f"{path} must have shape (rows, {dim}), got {rows.shape}; flatten one configuration into each row"
+        )
+    if len(rows) < 2:
+        raise ValueError(f"{path} must hold at least two rows, got {len(rows)}; give more samples")
+    bad = int((~np.isfinite(rows)).any(axis=1).sum())
+    if bad:
+        raise ValueError(f"{path} must be finite, got {bad} of {len(rows)} rows with NaN or infinity; drop those rows")
+
+
+def _warn_unless_target(x_BD: Tensor, path: Path, target: Target) -> None:
+    """The virial of the rows must be the degrees of freedom; see `diagnostics.virial` for what its error ignores."""
+    mean, error = virial(target, x_BD)
+    expected = target.space.degrees_of_freedom
+    if not abs(mean - expected) <= TOLERATED_STANDARD_ERRORS * error:
+        warnings.warn(
+            f"{path} does not look like samples of {target.name}: <x . grad U> is {mean:.3f} +- {error:.3f} "
+            f"instead of {expected} (plain standard error, rows taken as independent); "
+            "check the energy's constants and the length unit",
+            stacklevel=3,
+        )
+
+
+def read_published(path: str | Path, target: Target, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Rows of a `.npy` file as configurations of `target`, centre of mass removed, (B, D) in `dtype`.
+
+    Warns where the virial <x . grad U> is more than five plain standard errors off the degrees of freedom: the samples
+    then follow another energy, another unit, or are biased.
+
+    Errors: ValueError for a missing or unreadable file, Python objects, a wrong width, fewer than two rows, or rows
+    that are not finite.
+    """
+    path = Path(path)
+    rows = _load_rows(path)
+    _check_rows(rows, path, target.space.dim)
+    x_BD = target.space.project(torch.from_numpy(rows.astype(np.float64)))
+    _warn_unless_target(x_BD, path, target)
+    x_BD = x_BD.to(dtype)
+    target.space.check(x_BD, name=str(path))
+    return x_BD
