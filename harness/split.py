@@ -1,10 +1,9 @@
 """One trunk, K forks, two tails of equal cost at each: the tree that shows every split at every budget.
 
 A naive study trains (splits x budgets x seeds) models from scratch. Here a trunk of the first phase is kept at
-geometric
-step counts, and from each of them (and from the untrained model) two tails start: the second phase, and the first
-phase again at its fine-tuning rate. Tails end at the last budget that needs them and are evaluated where budgets cut
-them.
+geometric step counts. From each of them, and from the untrained model, two tails start: the second phase, and the
+first phase again at its fine-tuning rate. Tails end at the last budget that needs them and are evaluated where budgets
+cut them.
 """
 
 from __future__ import annotations
@@ -82,16 +81,15 @@ def fork_points(price: StepPrice, budgets: Sequence[Budget], count: int) -> tupl
 
 
 def plan_seed(
-    phases: SplitPhases, prices: Prices, budgets: Sequence[Budget], *, splits: int, root: str, seed: int
+    phases: SplitPhases, prices: Prices, budgets: Sequence[Budget], *, forks: Sequence[int], root: str, seed: int
 ) -> SeedPlan:
     """The whole tree of one seed.
 
     Args:
-        budgets: rising, in one currency. splits: number of forks besides the untrained model.
+        budgets: rising, in one currency. forks: trunk steps that tails start from, besides the untrained model.
         root: hash of the untrained model.
     """
     trunk = Branch(parent=root, phase=phases.trunk, seed=seed)
-    forks = fork_points(prices.of(phases.trunk), budgets, splits)
     stops = sorted({0, *forks, *cuts(prices.of(phases.trunk), budgets)})
     works = [BranchWork(branch=trunk, stops=tuple(Stop(steps=n) for n in stops))]
     cells = [_cell(seed, n, "", 0, phases, prices, trunk.at(n).hash) for n in stops]

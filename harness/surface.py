@@ -22,6 +22,7 @@ class Cell:
         validation, test: estimates by name, from the validation and the test points.
         diverged: non-finite, or NLL worse than the untrained flow's.
         segment: hash of the segment. timestamp: when it was evaluated, seconds since the epoch.
+        evaluation_device_seconds: what judging it took, off the clock.
     """
 
     seed: int
@@ -35,6 +36,7 @@ class Cell:
     diverged: bool
     segment: str
     timestamp: float = 0.0
+    evaluation_device_seconds: float = 0.0
 
     def cost(self, currency: Currency) -> float:
         """As-if cost: what this plan would have cost alone."""

@@ -27,8 +27,10 @@ class Recipe:
         train_samples: rows of a training set. evaluation_samples: points and draws of an evaluation.
         fm_*: flow matching. fm_tail_learning_rate: of its fine-tuning. pg_*: path gradients.
         evaluation_dtype: precision that likelihoods are evaluated in.
+        budget: the largest budget of a first study.
     """
 
+    budget: str
     train_samples: int
     evaluation_samples: int
     coupling: CouplingName
@@ -68,6 +70,7 @@ def field_for(space: Space, *, hidden: int, layers: int) -> nn.Module:
 
 # Vaitl and Klein 2025, two-dimensional experiment: 2000 training points, exact divergence, rates 1e-2 and 5e-3.
 _PLANE = Recipe(
+    budget="10s",
     train_samples=2000,
     evaluation_samples=2048,
     coupling="independent",
@@ -83,6 +86,7 @@ _PLANE = Recipe(
 )
 # Klein et al. 2023: optimal-transport batches of 256 at 5e-4, then 5e-5.
 _PARTICLES = Recipe(
+    budget="8min",
     train_samples=50_000,
     evaluation_samples=1024,
     coupling="optimal-transport",

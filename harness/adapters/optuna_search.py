@@ -1,0 +1,227 @@
+"""OptunaSearch: ask and tell over a journal on disk. A resumed search proposes what an uninterrupted one would."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from harness.contracts import Choice, FloatRange, IntRange, SearchSpace, Suggestion
+from harness.identity import canonical, content_hash, derived_seed
+
+PrunerName = Literal["none", "median", "successive_halving"]
+
+_WORST = math.inf
+_PRUNED = "pruned"
+_RULES = "rules"
+# A process killed inside an append leaves its lock behind; an append takes milliseconds.
+_STALE_LOCK_SECONDS = 5
+
+
+class OptunaSearch:
+    """A search by a tree-structured Parzen estimator (Bergstra et al. 2011), minimising the told scalar.
+
+    The draw of a point depends on the seed, its number and the results told before it, and on nothing that lives in
+    this process: asked one at a time, an interrupted search goes on as if it had not been. Points that were asked and
+    never told are proposed again first, with their numbers and values.
+
+    A trial told as None, or with a value that is not finite, is stored with the value infinity: the sampler learns to
+    keep away from it, and it is never the best. A trial that `report` has condemned (for a pruner that prunes: at the
+    latest when it reports a value that is not finite) ends as pruned, whatever is told.
+
+    Args:
+        name: the search within its storage. space: what is varied, by name.
+        trials: how many points are proposed in all; a later session may ask for more.
+        seed: of the draws. storage: the journal file, made if absent; one process writes at a time.
+        pruner: rule that stops hopeless trials early. n_startup: random points (and unpruned trials) to begin with.
+
+    Raises:
+        ValueError: for a space that cannot be searched, or when the storage holds this name under other rules.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        space: SearchSpace,
+        trials: int,
+        seed: int,
+        storage: Path,
+        pruner: PrunerName = "none",
+        n_startup: int = 10,
+    ) -> None:
+        self._name, self._space, self._trials, self._seed, self._n_startup = name, dict(space), trials, seed, n_startup
+        self._distributions = {key: _distribution(key, domain) for key, domain in space.items()}
+        # Optuna greets every study and trial on the console, where the study has its own lines.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage = _open_journal(storage)
+        self._study = optuna.create_study(
+            study_name=name, storage=self._storage, pruner=_pruner(pruner, n_startup), load_if_exists=True
+        )
+        self._keep_rules(content_hash([space, seed, pruner, n_startup]), storage)
+        self._prunes = pruner != "none"
+        self._open: dict[int, Trial] = {}
+        self._again = [trial.number for trial in self._all() if not trial.state.is_finished()]
+
+    def ask(self) -> Suggestion | None:
+        if self._again:
+            return self._propose(self._again.pop(0))
+        number = len(self._all())
+        return self._propose(number) if number < self._trials else None
+
+    def tell(self, number: int, value: float | None) -> None:
+        trial = self._known(number)
+        if trial.state.is_finished():
+            return
+        if _PRUNED in trial.user_attrs:
+            self._study.tell(number, state=TrialState.PRUNED)
+        else:
+            told = value if value is not None and math.isfinite(value) else _WORST
+            self._study.tell(number, told)
+        self._open.pop(number, None)
+        self._again = [other for other in self._again if other != number]
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        frozen = self._known(number)
+        if frozen.state.is_finished() or _PRUNED in frozen.user_attrs:
+            return frozen.state is TrialState.PRUNED or _PRUNED in frozen.user_attrs
+        if step in frozen.intermediate_values:
+            return False
+        trial = self._trial(number)
+        trial.report(value, step)
+        condemned = self._prunes and (not math.isfinite(value) or trial.should_prune())
+        if condemned:
+            # Kept in the storage, so that a resumed trial is not judged a second time against newer rivals.
+            trial.set_user_attr(_PRUNED, True)
+        return condemned
+
+    @property
+    def best(self) -> Suggestion | None:
+        told = {t.number: t.value for t in self._all() if t.state is TrialState.COMPLETE and t.value is not None}
+        finite = [(value, number) for number, value in told.items() if math.isfinite(value)]
+        if not finite:
+            return None
+        number = min(finite)[1]
+        return Suggestion(number=number, values=self._decoded(self._known(number).params))
+
+    def _propose(self, number: int) -> Suggestion:
+        trial = self._trial(number)
+        for key, domain in self._distributions.items():
+            # A sampler of its own for each parameter: what a killed process had drawn already must not shift the rest.
+            self._study.sampler = self._sampler(number, key)
+            _suggest(trial, key, domain)
+        return Suggestion(number=number, values=self._decoded(trial.params))
+
+    def _trial(self, number: int) -> Trial:
+        if number not in self._open:
+            self._study.sampler = self._sampler(number, "")
+            known = number < len(self._all())
+            self._open[number] = Trial(self._study, self._id(number)) if known else self._study.ask()
+        return self._open[number]
+
+    def _sampler(self, number: int, parameter: str) -> optuna.samplers.TPESampler:
+        seed = derived_seed(self._seed, self._name, number, parameter) % 2**32
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=self._n_startup, multivariate=True, constant_liar=True
+        )
+
+    def _decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: _decode(domain, params[key]) for key, domain in self._space.items()}
+
+    def _known(self, number: int) -> FrozenTrial:
+        trials = self._all()
+        if not 0 <= number < len(trials):
+            raise ValueError(
+                f"only a proposed trial can be told or reported, got number {number} of {len(trials)} proposed; "
+                "write the number that ask() gave"
+            )
+        return trials[number]
+
+    def _all(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _id(self, number: int) -> int:
+        study = self._storage.get_study_id_from_name(self._name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study, number)
+
+    def _keep_rules(self, rules: str, storage: Path) -> None:
+        begun = self._study.user_attrs.get(_RULES)
+        if begun is None:
+            self._study.set_user_attr(_RULES, rules)
+        elif begun != rules:
+            raise ValueError(
+                "a search keeps its space, seed, pruner and startup to the end, but others were given for "
+                f"{self._name!r}, begun in {storage}; write another search name or another output folder"
+            )
+
+
+def _open_journal(path: Path) -> JournalStorage:
+    """The storage, cleared of the half line that a process killed while writing may have left at its end."""
+    path = path.absolute()  # Optuna's lock is a link to this path, which has to resolve from any folder
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            file.seek(0)
+            whole = file.read()
+            end = whole.rfind(b"\n") + 1
+            if end < len(whole):
+                file.truncate(end)
+    except OSError as error:
+        raise ValueError(
+            f"a search needs a file that it can write, got {path} ({error.strerror}); write another output folder"
+        ) from error
+    lock = JournalFileSymlinkLock(str(path), grace_period=_STALE_LOCK_SECONDS)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+def _pruner(name: PrunerName, n_startup: int) -> optuna.pruners.BasePruner:
+    if name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=n_startup)
+    if name == "successive_halving":
+        return optuna.pruners.SuccessiveHalvingPruner()
+    if name == "none":
+        return optuna.pruners.NopPruner()
+    raise ValueError(f"a pruner is none, median or successive_halving, got {name!r}; write one of these")
+
+
+def _distribution(key: str, domain: FloatRange | IntRange | Choice) -> BaseDistribution:
+    if isinstance(domain, Choice):
+        labels = _labels(domain)
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError(f"a choice needs distinct options, got {labels!r} for {key!r}; write each value once")
+        return CategoricalDistribution(labels)
+    if domain.high < domain.low or (domain.log and domain.low <= 0):
+        raise ValueError(
+            f"a range runs from low to high, above 0 on a log scale, got {domain} for {key!r}; "
+            "write low <= high and, with log=True, 0 < low"
+        )
+    if isinstance(domain, IntRange):
+        return IntDistribution(domain.low, domain.high, log=domain.log)
+    return FloatDistribution(domain.low, domain.high, log=domain.log)
+
+
+def _labels(domain: Choice) -> tuple[Any, ...]:
+    """What Optuna stores for the options: scalars as they are, anything else as its canonical text."""
+    scalar = (str, int, float, bool, type(None))
+    return tuple(option if isinstance(option, scalar) else canonical(option) for option in domain.options)
+
+
+def _decode(domain: FloatRange | IntRange | Choice, stored: Any) -> Any:
+    return domain.options[_labels(domain).index(stored)] if isinstance(domain, Choice) else stored
+
+
+def _suggest(trial: Trial, key: str, domain: BaseDistribution) -> None:
+    """Draw one parameter, or keep the value that the storage already holds for it."""
+    if isinstance(domain, FloatDistribution):
+        trial.suggest_float(key, domain.low, domain.high, log=domain.log)
+    elif isinstance(domain, IntDistribution):
+        trial.suggest_int(key, domain.low, domain.high, log=domain.log)
+    elif isinstance(domain, CategoricalDistribution):
+        trial.suggest_categorical(key, domain.choices)

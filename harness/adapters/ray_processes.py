@@ -1,0 +1,111 @@
+"""Which processes a local Ray consists of, on record, so that the next start can end what a killed study left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+RECORD = "ray_processes.json"
+SAME_START_SECONDS = 0.05
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessId:
+    """A process, told apart from a later one with the same number by when it started (seconds since the epoch)."""
+
+    pid: int
+    created: float
+
+    def find(self) -> psutil.Process | None:
+        """The process if it still lives and is one of Ray's."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < SAME_START_SECONDS
+            return process if same and "ray" in " ".join(process.cmdline()) else None
+        except psutil.Error:
+            return None
+
+
+class ProcessRecord:
+    """The record of one study folder: the processes of the Ray session that was started for it."""
+
+    def __init__(self, folder: Path, session: Path) -> None:
+        self.path = folder / RECORD
+        self.session = session
+        self._known: frozenset[ProcessId] = frozenset()
+
+    def refresh(self) -> None:
+        """Write down every process of the session that lives now, if any is new."""
+        now = frozenset(session_processes(self.session))
+        if now - self._known:
+            self._known = now
+            value = {"session": str(self.session), "processes": [asdict(p) for p in sorted(now, key=lambda p: p.pid)]}
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(value, indent=1))
+            os.replace(temporary, self.path)
+
+    def close(self) -> None:
+        """End what has outlived the session's shutdown, and forget it."""
+        end(self._known)
+        self.path.unlink(missing_ok=True)
+
+
+def session_processes(session: Path) -> Iterable[ProcessId]:
+    """Ray's servers name their session's folder; all others descend from those."""
+    roots = [child for child in psutil.Process().children() if str(session) in " ".join(command(child))]
+    for root in roots:
+        for process in [root, *descendants(root)]:
+            try:
+                yield ProcessId(pid=process.pid, created=process.create_time())
+            except psutil.Error:
+                continue
+
+
+def command(process: psutil.Process) -> list[str]:
+    """The command line of a process, nothing if it has just ended."""
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
+
+
+def end(recorded: Iterable[ProcessId]) -> int:
+    """Kill those of the recorded processes that are still the same processes. Returns how many there were."""
+    alive = [process for process in (p.find() for p in recorded) if process is not None]
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=GRACE_SECONDS)
+    return len(alive)
+
+
+def end_leftovers(folder: Path) -> int:
+    """End what a killed study of this folder left running, and remove its session's folder.
+
+    Returns:
+        The number of processes that were ended; 0 if the last study ended well.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return 0
+    value = json.loads(path.read_text())
+    count = end(ProcessId(**recorded) for recorded in value["processes"])
+    shutil.rmtree(value["session"], ignore_errors=True)
+    path.unlink()
+    return count

@@ -1,0 +1,281 @@
+"""RayRunner: Tune places trials, Train runs their workers, events come back through a queue."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+from ray.util.queue import Queue
+
+from harness.adapters.ray_cluster import check_cores, check_room, check_shared, demand
+from harness.adapters.ray_session import RaySession, open_session, starts_locally
+from harness.adapters.ray_worker import ERROR, drive_trial
+from harness.contracts import TrialSource
+from harness.trial import Event, TrialResult, TrialSpec
+
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""Drivers and the queue run beside the head's servers and take no core from a worker."""
+
+POLL_SECONDS = 0.2
+REFRESH_SECONDS = 2.0
+
+OnEvent = Callable[[TrialSpec, Event], None]
+
+
+class RayRunner:
+    """Fulfils `harness.contracts.Runner` with data-parallel workers. As a context, it keeps Ray over several runs.
+
+    Args:
+        address: of a running cluster; None for $RAY_ADDRESS, or else a Ray of this machine that ends with the run.
+        concurrent: most trials at once; None for as many as fit.
+        folder: for logs and Train's state. On a cluster all nodes must share it.
+        max_failures: how often a trial's workers are restarted after one was lost.
+        worker: address of the generator function that does a trial's work on each worker.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        concurrent: int | None = None,
+        folder: Path,
+        max_failures: int = 3,
+        worker: str = "harness.worker:run_trial",
+    ) -> None:
+        if concurrent is not None and concurrent < 1:
+            raise ValueError(f"at least one trial must run at a time, got {concurrent}; write --concurrent 1 or more")
+        self.address = address
+        self.concurrent = concurrent
+        self.folder = folder.resolve()
+        self.max_failures = max_failures
+        self.worker = worker
+        self._session: RaySession | None = None
+
+    def __enter__(self) -> RayRunner:
+        self._session = open_session(self.address, self.folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.stop()
+
+    def run(self, source: TrialSource, on_event: OnEvent) -> None:
+        """Run all trials of a source; Ray is not started for a source that proposes none.
+
+        Failed trials are told as results. Ctrl-C and SIGTERM end Ray and pass through; what the store holds stays.
+
+        Raises:
+            ValueError: if a trial can never fit, or a node does not see the study's folders.
+            RuntimeError: if the source waits for trials that nobody runs.
+        """
+        first = source.ask()
+        if first is None:
+            check_not_stuck(source)
+            return
+        if self._session is None and starts_locally(self.address):
+            check_cores(first.placement)
+        with terminable(), self._opened() as session:
+            trials = Trials(source=source, on_event=on_event, session=session, concurrent=self.concurrent, first=first)
+            self._tune(trials)
+
+    @contextmanager
+    def _opened(self) -> Iterator[RaySession]:
+        if self._session is not None:
+            yield self._session
+            return
+        with self:
+            assert self._session is not None
+            yield self._session
+
+    def _tune(self, trials: Trials) -> None:
+        state = self.folder / "ray"
+        trainable = tune.with_parameters(
+            drive_trial, events=trials.events, worker=self.worker, folder=state, max_failures=self.max_failures
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, ON_HEAD),
+            tune_config=tune.TuneConfig(
+                search_alg=SourceSearcher(trials), num_samples=-1, trial_dirname_creator=lambda trial: trial.trial_id
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(state),
+                callbacks=[Watcher(trials)],
+                failure_config=tune.FailureConfig(max_failures=self.max_failures),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A trial that was handed to Tune, and when (monotonic seconds)."""
+
+    spec: TrialSpec
+    since: float
+
+
+class Trials:
+    """The source's trials on their way through Tune; lives in the study's process, like all that it calls."""
+
+    def __init__(
+        self,
+        *,
+        source: TrialSource,
+        on_event: OnEvent,
+        session: RaySession,
+        concurrent: int | None,
+        first: TrialSpec | None = None,
+    ) -> None:
+        self.source, self.on_event, self.session, self.concurrent = source, on_event, session, concurrent
+        self.events = Queue(actor_options={"num_cpus": 0, "resources": ON_HEAD})
+        self._waiting = first
+        self._running: dict[str, Running] = {}
+        self._ended: list[tuple[str, str]] = []
+        self._polled_at = self._refreshed_at = 0.0
+        self._shared: set[str] = set()
+
+    # placing
+
+    def start(self, trial_id: str) -> TrialSpec | None:
+        """The next trial, if there is one and it has room."""
+        spec, self._waiting = self._waiting or self.source.ask(), None
+        if spec is None:
+            if not self._running:
+                check_not_stuck(self.source)
+            return None
+        self._check(spec)
+        if not self._has_room(spec):
+            self._waiting = spec
+            return None
+        self._running[trial_id] = Running(spec=spec, since=time.monotonic())
+        return spec
+
+    @property
+    def finished(self) -> bool:
+        return self._waiting is None and self.source.finished
+
+    def _check(self, spec: TrialSpec) -> None:
+        check_room(spec.placement, local=self.session.local)
+        if not self.session.local and spec.store not in self._shared:
+            for folder in (Path(spec.store), self.session.folder):
+                check_shared(folder)
+            self._shared.add(spec.store)
+
+    def _has_room(self, spec: TrialSpec) -> bool:
+        """A trial that would wait for workers would still occupy a driver, so it is not started."""
+        if not self._running:
+            return True
+        if self.concurrent is not None and len(self._running) >= self.concurrent:
+            return False
+        if self.concurrent is not None and not self.session.local:
+            return True
+        have = ray.cluster_resources()
+        asked = [spec.placement, *(running.spec.placement for running in self._running.values())]
+        return all(sum(demand(p)[kind] for p in asked) <= have.get(kind, 0.0) for kind in ("CPU", "GPU"))
+
+    # what comes back
+
+    def end(self, trial_id: str, error: str) -> None:
+        self._ended.append((trial_id, error))
+
+    def poll(self) -> None:
+        """Pass on new events, then tell the source which trials have ended: their events are all in the queue."""
+        now = time.monotonic()
+        if self._ended or now - self._polled_at > POLL_SECONDS:
+            ended, self._ended = self._ended, []
+            self._pass_on_events()
+            for trial_id, error in ended:
+                self._tell(trial_id, error)
+            self._polled_at = time.monotonic()
+        if now - self._refreshed_at > REFRESH_SECONDS:
+            self.session.refresh()
+            self._refreshed_at = time.monotonic()
+
+    def _pass_on_events(self) -> None:
+        for trial_id, events in self.events.get_nowait_batch(self.events.qsize()):
+            for event in events:
+                self.on_event(self._running[trial_id].spec, event)
+
+    def _tell(self, trial_id: str, error: str) -> None:
+        trial = self._running.pop(trial_id)
+        seconds = time.monotonic() - trial.since
+        status = "failed" if error else "finished"
+        self.source.tell(TrialResult(spec=trial.spec, status=status, error=error, wall_seconds=seconds))
+
+
+class SourceSearcher(Searcher):
+    """Tune's view of a trial source: a trial is suggested only when it can start."""
+
+    def __init__(self, trials: Trials) -> None:
+        super().__init__()
+        self.trials = trials
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        spec = self.trials.start(trial_id)
+        if spec is not None:
+            return {"spec": spec.to_json()}
+        return Searcher.FINISHED if self.trials.finished else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        lost = "RuntimeError: the process that drove this trial was lost too often"
+        self.trials.end(trial_id, lost if error or result is None else result[ERROR])
+
+    def save(self, checkpoint_path: str) -> None:
+        """A study is resumed from its store, never from Tune's state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Watcher(tune.Callback):
+    """Looks after events and ended trials at every step of Tune's loop, where an error of ours ends the loop."""
+
+    def __init__(self, trials: Trials) -> None:
+        self.trials = trials
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.trials.poll()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def check_not_stuck(source: TrialSource) -> None:
+    if not source.finished:
+        raise RuntimeError("a source must propose a trial while none is running, got None; tell it all results")
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends the block like Ctrl-C does: through its `finally` clauses."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

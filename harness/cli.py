@@ -1,0 +1,269 @@
+"""One command line for every study: the options that all share, and what happens with them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from harness.address import resolve
+from harness.budget import Budget
+from harness.checkpoint import write_json
+from harness.identity import Settings, plain
+from harness.question import Question
+from harness.split import SplitPhases
+from harness.study import Study, StudyFailed, StudyRun
+from harness.trial import Placement
+from harness.tuning import Tuning
+
+PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Options that every study takes."""
+
+    target: str = "gmm4"
+    """gmm4, gmm40, dw4, lj13, lj55, or module:function for a target of your own."""
+    budget: str | None = None
+    """The largest budget: 60s, 2h (device-seconds of all workers) or 3e13flop (default: what suits the target)."""
+    budgets: str = "4"
+    """How many budgets, each half of the next, or a list with units: 1s,3s,10s."""
+    splits: int = 5
+    """Trunk checkpoints that tails start from, besides the untrained model; at least 2."""
+    shares: str | None = None
+    """Instead of --splits: the trunk's shares of the largest budget, for example 0.05,0.2,0.5."""
+    seeds: str = "3"
+    """How many seeds, or a list such as 3,5,8. A claim needs at least five."""
+    workers: int = 2
+    """Data-parallel workers of a trial."""
+    threads: int = 1
+    """Threads of a worker."""
+    gpus_per_worker: float = 0.0
+    """GPUs (or a share of one) of a worker."""
+    concurrent: int | None = None
+    """Most trials at once (default: as many as fit)."""
+    place: Literal["seed", "branch"] = "seed"
+    """What a trial is: a seed's whole tree in one worker group, or every branch by itself (for clusters)."""
+    runner: Literal["ray", "inline"] = "ray"
+    """ray: workers under Ray Train. inline: one worker in this process."""
+    address: str | None = None
+    """A running Ray cluster (default: $RAY_ADDRESS, or else a local Ray that starts and stops with the study)."""
+    output: Path = Path("results")
+    """Folder of results, checkpoints and records."""
+    tracking_uri: str | None = None
+    """An MLflow server (default: an SQLite file under --output)."""
+    tune: int = 0
+    """Settings tried for each phase before the study (0: none)."""
+    search: Literal["tpe", "grid"] = "tpe"
+    """How settings are proposed: Optuna's TPE, or a grid."""
+    train_samples: int | None = None
+    """Rows of a training set (default: what suits the target)."""
+    data: Path | None = None
+    """Train on a published .npy file (rows x dim) instead of on own reference samples."""
+    hidden: int | None = None
+    """Hidden size of the field."""
+    layers: int | None = None
+    """Layers of the field."""
+    evaluation_samples: int | None = None
+    """Points of each test set and samples of each model that is judged."""
+    evaluation_tolerance: float = 1e-5
+    """Tolerance of dopri5 when models are judged."""
+    checkpoint_seconds: float = 20.0
+    """Longest training between two checkpoints: what a kill can cost."""
+    dry_run: bool = False
+    """Print what would be done and what it would cost, and stop."""
+
+    def make_study(
+        self, *, name: str, question: Question, build: str, problem: Settings, phases: SplitPhases, budget: str
+    ) -> Study:
+        """The study of these options. `budget` is the largest one where the user gave none."""
+        workers = 1 if self.runner == "inline" else self.workers
+        return Study(
+            name=name,
+            question=question,
+            build=build,
+            problem=problem,
+            phases=phases,
+            budgets=parse_budgets(self.budget or budget, self.budgets),
+            splits=self.splits,
+            shares=None if self.shares is None else parse_shares(self.shares),
+            seeds=parse_seeds(self.seeds),
+            placement=Placement(workers=workers, threads=self.threads, gpus_per_worker=self.gpus_per_worker),
+            one_trial_a=self.place,
+            tuning=Tuning(trials=self.tune) if self.tune else None,
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
+
+
+def parse_budgets(largest: str, budgets: str) -> tuple[Budget, ...]:
+    """A count ("4": each half of the next, up to `largest`) or a list ("1s,3s,10s")."""
+    if not budgets.strip().isdigit():
+        return tuple(Budget.parse(text) for text in budgets.split(","))
+    top, count = Budget.parse(largest), int(budgets)
+    if count < 1:
+        raise ValueError(f"a study needs at least one budget, got --budgets {budgets}; write for example --budgets 4")
+    amounts = [top.amount / 2**k for k in reversed(range(count))]
+    return tuple(Budget(amount=amount, currency=top.currency) for amount in amounts)
+
+
+def parse_shares(text: str) -> tuple[float, ...]:
+    """ "0.05,0.2,0.5": shares of the largest budget, each in (0, 1), rising."""
+    example = "write for example --shares 0.05,0.2,0.5"
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"shares are numbers between 0 and 1, got {text!r}; {example}") from None
+    if len(shares) < 2 or not all(0 < share < 1 for share in shares):
+        raise ValueError(f"at least two shares are needed, each inside (0, 1), got {text!r}; {example}")
+    return tuple(sorted(set(shares)))
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """A count ("3": 0, 1, 2) or a list ("3,5,8")."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"seeds are a count or a list of whole numbers, got {text!r}; write --seeds 3 or 3,5,8"
+        ) from None
+    seeds = tuple(range(numbers[0])) if len(numbers) == 1 and "," not in text else numbers
+    if not seeds or min(seeds) < 0:
+        raise ValueError(
+            f"at least one seed is needed, none of them negative, got {text!r}; write for example --seeds 3"
+        )
+    return seeds
+
+
+def conclude(kind: type[Any]) -> None:
+    """Parse the command line, then run, resume or dry-run the study. The whole program of a study's file."""
+    options = tyro.cli(kind)
+    try:
+        run_options(options)
+    except (ValueError, StudyFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def run_options(options: Any) -> None:
+    study: Study = options.study()
+    check_output(options.output)
+    if options.dry_run:
+        from harness.dry_run import describe
+
+        print(describe(study, options.output))
+        return
+    check_problem(study, options.output)
+    execute(study, options)
+
+
+def check_output(output: Path) -> None:
+    """Raise ValueError unless files can be written under `output`."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"the output folder must be writable, got {output} ({error.strerror}); write --output with another folder"
+        ) from error
+
+
+def check_problem(study: Study, output: Path) -> None:
+    """Make or read the reference samples and the training data before anything else starts."""
+    problem = resolve(study.build)(study.problem, cache=output / "store" / "reference")
+    problem.training_data(study.seeds[0])
+    for phase in study.phases.all:
+        problem.objective(phase.objective)
+
+
+def execute(study: Study, options: Any) -> None:
+    """Run the study with the tools that the options name; a plan never waits for them, so they are imported here."""
+    from harness.adapters.mlflow_recorder import MlflowRecorder
+    from harness.conclusion import conclude_study
+
+    folder = options.output / study.name / study.id
+    write_json(folder / "study.json", described(study))
+    recorder = MlflowRecorder(
+        database=None if options.tracking_uri else options.output / "mlflow.db",
+        tracking_uri=options.tracking_uri,
+        artifacts=options.output / "mlartifacts",
+        study=study.id,
+        experiment=f"{study.name} {options.target}",
+    )
+    try:
+        run = StudyRun(
+            study,
+            output=options.output,
+            runner=runner_of(options, folder),
+            recorder=recorder,
+            make_search=search_factory(options, study, folder),
+        )
+        print(conclude_study(run, run.run()))
+    finally:
+        recorder.close()
+
+
+def runner_of(options: Any, folder: Path) -> Any:
+    if options.runner == "inline":
+        from harness.adapters.inline_runner import InlineRunner
+
+        return InlineRunner()
+    from harness.adapters.ray_runner import RayRunner
+
+    return RayRunner(address=options.address, concurrent=options.concurrent, folder=folder / "ray")
+
+
+def search_factory(options: Any, study: Study, folder: Path) -> Any:
+    """Makes the search for one phase's settings; every search has a file of its own and can be resumed."""
+
+    def make(name: str, space: Any) -> Any:
+        if options.search == "grid":
+            from harness.grid_search import GridSearch
+
+            return GridSearch(space=grid_of(space, options.tune), storage=folder / f"search-{name}.json")
+        from harness.adapters.optuna_search import OptunaSearch
+
+        return OptunaSearch(
+            name=name,
+            space=space,
+            trials=options.tune,
+            seed=study.seeds[0],
+            storage=folder / f"search-{name}.journal",
+            pruner="median",
+        )
+
+    return make
+
+
+def grid_of(space: Any, count: int) -> dict[str, Any]:
+    """Evenly spread choices (in the logarithm where the range asks for it) in place of ranges."""
+    from harness.contracts import Choice, FloatRange
+
+    choices = {}
+    for name, domain in space.items():
+        if isinstance(domain, FloatRange):
+            spread = np.geomspace if domain.log else np.linspace
+            domain = Choice(options=tuple(float(v) for v in spread(domain.low, domain.high, count)))
+        choices[name] = domain
+    return choices
+
+
+def described(study: Study) -> dict[str, Any]:
+    """Everything needed to repeat a study: its values, the command and the versions it ran on."""
+    return {
+        "id": study.id,
+        "study": plain(study),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "cores": os.cpu_count(),
+    }

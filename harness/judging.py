@@ -1,0 +1,90 @@
+"""From per-sample records to judged cells: estimates are made once, kept beside the records, and read again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Literal
+
+from harness.checkpoint import Store, read_json, write_json
+from harness.contracts import Problem
+from harness.identity import Settings
+from harness.question import Question
+from harness.split import PlannedCell, SeedPlan
+from harness.surface import Cell
+from harness.worker import evaluation_key
+from models.estimators import Estimate
+
+ESTIMATES_VERSION = 1
+"""Raise this when an estimator changes its meaning, so that kept estimates are made anew from the records."""
+
+Split = Literal["validation", "test"]
+
+
+class Judgement:
+    """Estimates of evaluated segments under one evaluation's settings.
+
+    Args:
+        question: which metrics decide. problem: makes estimates of records. settings: of the problem.
+    """
+
+    def __init__(self, question: Question, problem: Problem, store: Store, settings: Settings) -> None:
+        self.question = question
+        self.problem = problem
+        self.store = store
+        self.evaluation = evaluation_key(settings)
+
+    def is_evaluated(self, segment: str) -> bool:
+        return self.store.evaluation(segment, self.evaluation) is not None
+
+    def estimates(self, segment: str, split: Split) -> dict[str, Estimate]:
+        """Estimates with intervals of one evaluated segment."""
+        known = self.store.evaluation(segment, self.evaluation)
+        assert known is not None, f"segment {segment} is not evaluated"
+        path = self.store.folder / "estimates" / f"{known['records']}-{split}-{ESTIMATES_VERSION}.json"
+        kept = read_json(path)
+        if kept is None:
+            made = self.problem.estimates(self.store.get_arrays(known["records"]), split)
+            kept = {name: asdict(estimate) for name, estimate in made.items()}
+            write_json(path, kept)
+        return {name: Estimate(**value) for name, value in kept.items()}
+
+    def scale(self, segment: str) -> float:
+        """The validation metric of a segment on the scale that is averaged; infinite where it diverged."""
+        value = self.question.scaled(self.estimates(segment, "validation")[self.question.metric].value)
+        return value if math.isfinite(value) else math.inf
+
+    def cells(self, plan: SeedPlan, *, trunk: str) -> list[Cell]:
+        """The judged cells of one seed; what is not evaluated yet is left out."""
+        untrained = next(cell for cell in plan.cells if cell.tail == "" and cell.fork_steps == 0)
+        if not self.is_evaluated(untrained.segment):
+            return []
+        worst = self.estimates(untrained.segment, "validation")[self.question.quality].value
+        return [self._cell(planned, worst) for planned in plan.cells if self.is_evaluated(planned.segment)]
+
+    def _cell(self, planned: PlannedCell, worst: float) -> Cell:
+        validation = self.estimates(planned.segment, "validation")
+        test = self.estimates(planned.segment, "test")
+        known = self.store.evaluation(planned.segment, self.evaluation) or {}
+        untrained = planned.fork_steps == 0 and planned.tail_steps == 0
+        return Cell(
+            seed=planned.seed,
+            fork_steps=planned.fork_steps,
+            tail=planned.tail,
+            tail_steps=planned.tail_steps,
+            trunk_cost=planned.trunk_cost,
+            tail_cost=planned.tail_cost,
+            validation=validation,
+            test=test,
+            diverged=not untrained and has_diverged(validation, self.question.quality, worst),
+            segment=planned.segment,
+            timestamp=known.get("timestamp", 0.0),
+            evaluation_device_seconds=known.get("device_seconds", 0.0),
+        )
+
+
+def has_diverged(estimates: Mapping[str, Estimate], quality: str, untrained: float) -> bool:
+    """Non-finite, or worse than the untrained model."""
+    value = estimates[quality].value
+    return not math.isfinite(value) or value > untrained

@@ -1,0 +1,1 @@
+"""Vector fields v(t, x): what a continuous flow follows."""

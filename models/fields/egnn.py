@@ -1,0 +1,154 @@
+"""An E(d)-equivariant graph network as a vector field on N particles, with its exact divergence.
+
+Shapes: B batch, N particles, M the same particles seen as neighbours, d spatial dimensions, D = N d, H features.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+DISTANCE_SOFTENING = 1e-8
+"""Added under the square root of a distance, in squared length units: keeps its derivative finite on the diagonal."""
+
+
+class EGNNLayer(nn.Module):
+    """One message-passing layer on all ordered pairs of particles (Klein et al. 2023, section 5.1).
+
+    Parameters by role: e1, e2 message network; att its gate; c1, c2 coordinate network; n1, n2 feature network.
+    """
+
+    def __init__(self, hidden: int, coordinate_range: float, *, is_last: bool) -> None:
+        super().__init__()
+        self.is_last = is_last
+        self.hidden = hidden
+        self.coordinate_range = coordinate_range
+        self.e1 = nn.Linear(2 * hidden + 2, hidden)
+        self.e2 = nn.Linear(hidden, hidden)
+        self.att = nn.Linear(hidden, 1)
+        self.c1 = nn.Linear(hidden, hidden)
+        self.c2 = nn.Linear(hidden, 1, bias=False)
+        self.n1 = nn.Linear(2 * hidden, hidden)
+        self.n2 = nn.Linear(hidden, hidden)
+        # A field that starts near zero: the flow starts as the identity.
+        nn.init.xavier_uniform_(self.c2.weight, gain=0.001)
+
+    def forward(self, x_BNd: Tensor, h_BNH: Tensor, start_BNM: Tensor, others_NM1: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates (B, N, d) and features (B, N, H) after the layer; `start` are squared distances at the input."""
+        difference_BNMd, squared_BNM = pair_differences(x_BNd)
+        message_BNMH = self._messages(h_BNH, squared_BNM, start_BNM)
+        gate_BNM1 = torch.sigmoid(self.att(message_BNMH)) * others_NM1
+        message_BNMH = gate_BNM1 * message_BNMH
+        x_BNd = x_BNd + self._displacement(message_BNMH, difference_BNMd, squared_BNM)
+        # Nothing reads the features that leave the last layer.
+        return x_BNd, (h_BNH if self.is_last else h_BNH + self._feature_update(h_BNH, message_BNMH))
+
+    def _messages(self, h_BNH: Tensor, squared_BNM: Tensor, start_BNM: Tensor) -> Tensor:
+        # e1 acts on [h_i, h_j, r_ij, r0_ij]; nodes are projected before they are paired, which avoids that large copy.
+        width = self.hidden
+        weight = self.e1.weight
+        own_BNH = functional.linear(h_BNH, weight[:, :width], self.e1.bias)
+        neighbour_BNH = functional.linear(h_BNH, weight[:, width : 2 * width])
+        edge_BNMH = functional.linear(torch.stack([squared_BNM, start_BNM], dim=-1), weight[:, 2 * width :])
+        first_BNMH = functional.silu(edge_BNMH + own_BNH.unsqueeze(2) + neighbour_BNH.unsqueeze(1))
+        return functional.silu(self.e2(first_BNMH))
+
+    def _displacement(self, message_BNMH: Tensor, difference_BNMd: Tensor, squared_BNM: Tensor) -> Tensor:
+        strength_BNM = torch.tanh(self.c2(functional.silu(self.c1(message_BNMH)))).squeeze(-1) * self.coordinate_range
+        weight_BNM = strength_BNM / (torch.sqrt(squared_BNM + DISTANCE_SOFTENING) + 1.0)
+        # The diagonal needs no mask here: a particle's difference to itself is zero.
+        return (weight_BNM.unsqueeze(-1) * difference_BNMd).sum(dim=2)
+
+    def _feature_update(self, h_BNH: Tensor, message_BNMH: Tensor) -> Tensor:
+        return self.n2(functional.silu(self.n1(torch.cat([h_BNH, message_BNMH.sum(dim=2)], dim=-1))))
+
+
+class EGNN(nn.Module):
+    """v(t, x): rotation-, reflection- and permutation-equivariant, translation-invariant, mean-free.
+
+    With the defaults of Klein et al. 2023 it has their number of parameters: 22,468 for (4, 2, 32, 3) and
+    (13, 3, 32, 3), 146,438 for (55, 3, 64, 5). `emb_out` and the last layer's n1, n2 never reach the velocity; they are
+    kept because published counts and checkpoints contain them, and their gradient is None.
+
+    Args:
+        particles, spatial_dim: N and d. hidden, layers: width H and depth.
+        types: one label per particle (equal labels may be exchanged), or None where all are alike.
+        coords_range: bound on the sum over layers of one pair's displacement, in length units.
+    """
+
+    types_NC: Tensor
+    others_NM1: Tensor
+
+    def __init__(
+        self,
+        particles: int,
+        spatial_dim: int,
+        hidden: int = 32,
+        layers: int = 3,
+        types: tuple[int, ...] | None = None,
+        coords_range: float = 15.0,
+    ) -> None:
+        super().__init__()
+        if particles < 2 or min(spatial_dim, hidden, layers) < 1:
+            raise ValueError(
+                f"an EGNN needs two particles and positive sizes, got {particles=}, {spatial_dim=}, {hidden=}, "
+                f"{layers=}; write particles >= 2 and at least 1 for the others"
+            )
+        if types is not None and (len(types) != particles or min(types) < 0):
+            raise ValueError(
+                f"types must hold one label >= 0 for each of {particles} particles, got {types}; fix types"
+            )
+        self.particles, self.spatial_dim = particles, spatial_dim
+        one_hot_NC = torch.zeros(particles, 0) if types is None else functional.one_hot(torch.tensor(types)).float()
+        self.register_buffer("types_NC", one_hot_NC, persistent=False)
+        self.register_buffer("others_NM1", 1.0 - torch.eye(particles).unsqueeze(-1), persistent=False)
+        features = one_hot_NC.shape[1] + 1
+        self.emb = nn.Linear(features, hidden)
+        self.emb_out = nn.Linear(hidden, features)
+        self.layers = nn.ModuleList(
+            EGNNLayer(hidden, coords_range / layers, is_last=layer == layers - 1) for layer in range(layers)
+        )
+
+    def forward(self, t: Tensor, x_BD: Tensor) -> Tensor:
+        """t: scalar or (B,), x: (B, N d) -> mean-free velocity (B, N d)."""
+        x_BNd = start_BNd = x_BD.unflatten(1, (self.particles, self.spatial_dim))
+        h_BNH = self._initial_features(t, x_BD)
+        squared_BNM = pair_differences(x_BNd)[1]
+        for layer in self.layers:
+            x_BNd, h_BNH = layer(x_BNd, h_BNH, squared_BNM, self.others_NM1)
+        v_BNd = x_BNd - start_BNd
+        return (v_BNd - v_BNd.mean(dim=1, keepdim=True)).flatten(1)
+
+    def with_divergence(self, t: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity (B, D) and exact trace of dv/dx (B,); differentiable, or graph-free where gradients are off.
+
+        One vector-Jacobian product for each coordinate of all particles but the last: the velocity is mean-free and
+        blind to translations, so the rows and columns of the Jacobian sum to zero over particles and the last
+        particle's share of the trace follows from the others' rows.
+        """
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x_BD = x_BD if differentiable and x_BD.requires_grad else x_BD.detach().requires_grad_()
+            v_BD = self(t, x_BD)
+            divergence_B = self._trace(v_BD, x_BD, differentiable)
+        return (v_BD, divergence_B) if differentiable else (v_BD.detach(), divergence_B.detach())
+
+    def _trace(self, v_BD: Tensor, x_BD: Tensor, differentiable: bool) -> Tensor:
+        free = (self.particles - 1) * self.spatial_dim
+        trace_B = torch.zeros_like(v_BD[:, 0])
+        for k in range(free):
+            (row_BD,) = torch.autograd.grad(v_BD[:, k].sum(), x_BD, create_graph=differentiable, retain_graph=True)
+            trace_B = trace_B + row_BD[:, k] - row_BD[:, free + k % self.spatial_dim]
+        return trace_B
+
+    def _initial_features(self, t: Tensor, x_BD: Tensor) -> Tensor:
+        time_BN1 = t.to(x_BD.dtype).reshape(-1, 1, 1).expand(len(x_BD), self.particles, 1)
+        types_BNC = self.types_NC.to(x_BD.dtype).expand(len(x_BD), -1, -1)
+        return self.emb(torch.cat([types_BNC, time_BN1], dim=-1))
+
+
+def pair_differences(x_BNd: Tensor) -> tuple[Tensor, Tensor]:
+    """x_i - x_j (B, N, N, d) and their squared lengths (B, N, N)."""
+    difference_BNMd = x_BNd.unsqueeze(2) - x_BNd.unsqueeze(1)
+    return difference_BNMd, difference_BNMd.square().sum(dim=-1)
