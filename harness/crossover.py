@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.budget import Currency
-from harness.curves import Curve, Reading, curves_of, is_diverged
+from harness.curves import Curve, Reading, curves_of, measured
 from harness.question import MetricChoice, Question
 from harness.scores import Score, paired_difference, score_of
 from harness.surface import Cell
@@ -70,24 +70,8 @@ def _crossing(curves: Sequence[Curve], fork: int, currency: Currency, question: 
 
 def _quality(tails: Sequence[Curve], currency: Currency, question: Question) -> Score | None:
     starts = [tail.start for tail in tails if tail.start is not None]
-    readings = [_as_reading(start, currency, question) for start in starts]
+    readings = [measured(start, currency, question) for start in starts]
     return score_of(readings, question.metric) if readings else None
-
-
-def _as_reading(cell: Cell, currency: Currency, question: Question) -> Reading:
-    diverged = is_diverged(cell, question)
-    return Reading(
-        seed=cell.seed,
-        fork_steps=cell.fork_steps,
-        tail=cell.tail,
-        cost=cell.cost(currency),
-        trunk_share=1.0,
-        validation={} if diverged else cell.validation,
-        test={} if diverged else cell.test,
-        diverged=diverged,
-        interpolated=False,
-        segments=(cell.segment,),
-    )
 
 
 def _helps(

@@ -55,17 +55,17 @@ class Curve:
 
     def at(self, amount: float, currency: Currency, question: Question) -> Reading | None:
         """The reading at a total cost; None where no evaluated model lies there or on either side."""
-        close = [c for c in self.cells if counts_as_measured(c.cost(currency), amount)]
+        close = [c for c in self.cells if counts_asmeasured(c.cost(currency), amount)]
         if close:
             nearest = min(close, key=lambda c: abs(math.log(c.cost(currency) / amount)))
-            return _measured(nearest, currency, question)
+            return measured(nearest, currency, question)
         points = self.cells if self.start is None else (self.start, *self.cells)
         below = [c for c in points if 0 < c.cost(currency) < amount]
         above = [c for c in points if c.cost(currency) > amount]
         return _interpolated(below[-1], above[0], amount, currency, question) if below and above else None
 
 
-def counts_as_measured(cost: float, amount: float) -> bool:
+def counts_asmeasured(cost: float, amount: float) -> bool:
     return (1 - MEASURED_BELOW) * amount <= cost <= (1 + MEASURED_ABOVE) * amount
 
 
@@ -108,7 +108,8 @@ def is_diverged(cell: Cell, question: Question) -> bool:
     return not (math.isfinite(cell.validation[name].value) and math.isfinite(cell.test[name].value))
 
 
-def _measured(cell: Cell, currency: Currency, question: Question) -> Reading:
+def measured(cell: Cell, currency: Currency, question: Question) -> Reading:
+    """The reading at an evaluated model itself."""
     diverged = is_diverged(cell, question)
     return Reading(
         seed=cell.seed,
@@ -152,7 +153,8 @@ def _between(
 def _mixed(low: Estimate, high: Estimate, weight: float, metric: MetricChoice) -> Estimate:
     """Ends of intervals are interpolated like values: neighbours share their test points, so they err together."""
     parts = {
-        part: _mixed_number(getattr(low, part), getattr(high, part), weight, metric.log) for part in ("value", "lo", "hi")
+        part: _mixed_number(getattr(low, part), getattr(high, part), weight, metric.log)
+        for part in ("value", "lo", "hi")
     }
     return Estimate(**parts, n=min(low.n, high.n), reason=high.reason or low.reason)
 

@@ -34,6 +34,7 @@ class Judgement:
         self.problem = problem
         self.store = store
         self.evaluation = evaluation_key(settings)
+        self.quality = question.quality or question.metric.name
 
     def is_evaluated(self, segment: str) -> bool:
         return self.store.evaluation(segment, self.evaluation) is not None
@@ -52,15 +53,15 @@ class Judgement:
 
     def scale(self, segment: str) -> float:
         """The validation metric of a segment on the scale that is averaged; infinite where it diverged."""
-        value = self.question.scaled(self.estimates(segment, "validation")[self.question.metric].value)
-        return value if math.isfinite(value) else math.inf
+        metric = self.question.metric
+        return metric.loss(self.estimates(segment, "validation")[metric.name].value)
 
     def cells(self, plan: SeedPlan, *, trunk: str) -> list[Cell]:
         """The judged cells of one seed; what is not evaluated yet is left out."""
         untrained = next(cell for cell in plan.cells if cell.tail == "" and cell.fork_steps == 0)
         if not self.is_evaluated(untrained.segment):
             return []
-        worst = self.estimates(untrained.segment, "validation")[self.question.quality].value
+        worst = self.estimates(untrained.segment, "validation")[self.quality].value
         return [self._cell(planned, worst) for planned in plan.cells if self.is_evaluated(planned.segment)]
 
     def _cell(self, planned: PlannedCell, worst: float) -> Cell:
@@ -77,7 +78,7 @@ class Judgement:
             tail_cost=planned.tail_cost,
             validation=validation,
             test=test,
-            diverged=not untrained and has_diverged(validation, self.question.quality, worst),
+            diverged=not untrained and has_diverged(validation, self.quality, worst),
             segment=planned.segment,
             timestamp=known.get("timestamp", 0.0),
             evaluation_device_seconds=known.get("device_seconds", 0.0),

@@ -62,6 +62,8 @@ class Question:
         refinement: name of the first phase at its fine-tuning settings; what it costs counts to the first.
         metric: what the best share is chosen by.
         beside: further metrics that answers report.
+        quality: name of the metric by which a model is diverged where it is worse than the untrained one; the deciding
+            metric if left out. Smaller is better.
     """
 
     first: str
@@ -69,6 +71,7 @@ class Question:
     refinement: str
     metric: MetricChoice
     beside: tuple[MetricChoice, ...] = ()
+    quality: str | None = None
 
     @property
     def metrics(self) -> tuple[MetricChoice, ...]:

@@ -71,18 +71,14 @@ def paired_difference(a: Mapping[int, Reading], b: Mapping[int, Reading], metric
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
         return Estimate(value=math.nan, lo=math.nan, hi=math.nan, n=0, reason="no seed has both")
-    first, second = ([metric.scaled(test_value(side[s], metric)) for s in seeds] for side in (a, b))
+    first, second = ([metric.scaled(judged_value(side[s], metric)) for s in seeds] for side in (a, b))
     differences = [x - y for x, y in zip(first, second, strict=True)]
     return _honest(paired_t_interval(first, second), differences)
 
 
-def test_value(reading: Reading, metric: MetricChoice) -> float:
+def judged_value(reading: Reading, metric: MetricChoice) -> float:
     """NaN where the branch diverged or was not judged by the metric."""
     return reading.test[metric.name].value if metric.name in reading.test else math.nan
-
-
-# The name says which split the value comes from; without this pytest would take an import of it for a test.
-test_value.__test__ = False  # type: ignore[attr-defined]
 
 
 def _honest(interval: Estimate, values: Sequence[float]) -> Estimate:

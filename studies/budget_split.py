@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from harness.cli import StudyOptions, conclude
 from harness.plan import Optimiser, Phase
-from harness.question import Question
+from harness.question import MetricChoice, Question
 from harness.split import SplitPhases
 from harness.study import Study
 from models.problem import evaluation_settings, system_settings
@@ -96,15 +96,24 @@ class BudgetSplit(StudyOptions):
 
 def question_for(system: System) -> Question:
     """Forward KL decides where log Z is known, the negative log-likelihood elsewhere: they differ by a constant."""
-    known = system.target.log_z is not None
+    nll = MetricChoice(name="nll", label="NLL / nats")
+    if system.target.log_z is None:
+        metric, beside = nll, ()
+    else:
+        metric, beside = MetricChoice(name="forward_kl", log=True, label="forward KL / nats"), (nll,)
     return Question(
         first="fm",
         second="pg",
         refinement="fm_tail",
-        metric="forward_kl" if known else "nll",
-        log=known,
+        metric=metric,
+        beside=(
+            *beside,
+            MetricChoice(name="ess_q", direction="max", label="ESS_q"),
+            MetricChoice(name="ess_p", direction="max", label="ESS_p"),
+            MetricChoice(name="path_length", label="trajectory length"),
+            MetricChoice(name="fm_loss", label="FM loss"),
+        ),
         quality="nll",
-        shown=("nll", "ess_q", "ess_p", "path_length", "fm_loss"),
     )
 
 

@@ -1,6 +1,7 @@
 """An E(d)-equivariant graph network as a vector field on N particles, with its exact divergence.
 
-Shapes: B batch, N particles, M the same particles seen as neighbours, d spatial dimensions, D = N d, H features.
+Shapes: B batch, N particles, M = N - 1 neighbours of each, d spatial dimensions, D = N d, H features.
+Neighbour m of particle i is particle i + 1 + m, counted cyclically, so no pair of a particle with itself is ever made.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 DISTANCE_SOFTENING = 1e-8
-"""Added under the square root of a distance, in squared length units: keeps its derivative finite on the diagonal."""
+"""Added under the square root of a distance, in squared length units: keeps its derivative finite at contact."""
 
 
 class EGNNLayer(nn.Module):
@@ -34,12 +35,11 @@ class EGNNLayer(nn.Module):
         # A field that starts near zero: the flow starts as the identity.
         nn.init.xavier_uniform_(self.c2.weight, gain=0.001)
 
-    def forward(self, x_BNd: Tensor, h_BNH: Tensor, start_BNM: Tensor, others_NM1: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BNd: Tensor, h_BNH: Tensor, start_BNM: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates (B, N, d) and features (B, N, H) after the layer; `start` are squared distances at the input."""
         difference_BNMd, squared_BNM = pair_differences(x_BNd)
         message_BNMH = self._messages(h_BNH, squared_BNM, start_BNM)
-        gate_BNM1 = torch.sigmoid(self.att(message_BNMH)) * others_NM1
-        message_BNMH = gate_BNM1 * message_BNMH
+        message_BNMH = torch.sigmoid(self.att(message_BNMH)) * message_BNMH
         x_BNd = x_BNd + self._displacement(message_BNMH, difference_BNMd, squared_BNM)
         # Nothing reads the features that leave the last layer.
         return x_BNd, (h_BNH if self.is_last else h_BNH + self._feature_update(h_BNH, message_BNMH))
@@ -51,13 +51,12 @@ class EGNNLayer(nn.Module):
         own_BNH = functional.linear(h_BNH, weight[:, :width], self.e1.bias)
         neighbour_BNH = functional.linear(h_BNH, weight[:, width : 2 * width])
         edge_BNMH = functional.linear(torch.stack([squared_BNM, start_BNM], dim=-1), weight[:, 2 * width :])
-        first_BNMH = functional.silu(edge_BNMH + own_BNH.unsqueeze(2) + neighbour_BNH.unsqueeze(1))
+        first_BNMH = functional.silu(edge_BNMH + own_BNH.unsqueeze(2) + neighbours(neighbour_BNH))
         return functional.silu(self.e2(first_BNMH))
 
     def _displacement(self, message_BNMH: Tensor, difference_BNMd: Tensor, squared_BNM: Tensor) -> Tensor:
         strength_BNM = torch.tanh(self.c2(functional.silu(self.c1(message_BNMH)))).squeeze(-1) * self.coordinate_range
         weight_BNM = strength_BNM / (torch.sqrt(squared_BNM + DISTANCE_SOFTENING) + 1.0)
-        # The diagonal needs no mask here: a particle's difference to itself is zero.
         return (weight_BNM.unsqueeze(-1) * difference_BNMd).sum(dim=2)
 
     def _feature_update(self, h_BNH: Tensor, message_BNMH: Tensor) -> Tensor:
@@ -78,7 +77,6 @@ class EGNN(nn.Module):
     """
 
     types_NC: Tensor
-    others_NM1: Tensor
 
     def __init__(
         self,
@@ -102,7 +100,6 @@ class EGNN(nn.Module):
         self.particles, self.spatial_dim = particles, spatial_dim
         one_hot_NC = torch.zeros(particles, 0) if types is None else functional.one_hot(torch.tensor(types)).float()
         self.register_buffer("types_NC", one_hot_NC, persistent=False)
-        self.register_buffer("others_NM1", 1.0 - torch.eye(particles).unsqueeze(-1), persistent=False)
         features = one_hot_NC.shape[1] + 1
         self.emb = nn.Linear(features, hidden)
         self.emb_out = nn.Linear(hidden, features)
@@ -116,7 +113,7 @@ class EGNN(nn.Module):
         h_BNH = self._initial_features(t, x_BD)
         squared_BNM = pair_differences(x_BNd)[1]
         for layer in self.layers:
-            x_BNd, h_BNH = layer(x_BNd, h_BNH, squared_BNM, self.others_NM1)
+            x_BNd, h_BNH = layer(x_BNd, h_BNH, squared_BNM)
         v_BNd = x_BNd - start_BNd
         return (v_BNd - v_BNd.mean(dim=1, keepdim=True)).flatten(1)
 
@@ -148,7 +145,14 @@ class EGNN(nn.Module):
         return self.emb(torch.cat([types_BNC, time_BN1], dim=-1))
 
 
+def neighbours(values_BNF: Tensor) -> Tensor:
+    """Each particle's neighbours' values, (B, N, F) -> (B, N, N - 1, F), as a view into the cyclic sequence."""
+    particles = values_BNF.shape[1]
+    cycle_BCF = torch.cat([values_BNF[:, 1:], values_BNF[:, :-1]], dim=1)
+    return cycle_BCF.unfold(1, particles - 1, 1).transpose(2, 3)
+
+
 def pair_differences(x_BNd: Tensor) -> tuple[Tensor, Tensor]:
-    """x_i - x_j (B, N, N, d) and their squared lengths (B, N, N)."""
-    difference_BNMd = x_BNd.unsqueeze(2) - x_BNd.unsqueeze(1)
+    """x_i - x_j (B, N, N - 1, d) and their squared lengths (B, N, N - 1)."""
+    difference_BNMd = x_BNd.unsqueeze(2) - neighbours(x_BNd)
     return difference_BNMd, difference_BNMd.square().sum(dim=-1)

@@ -22,7 +22,8 @@ def _elu_slope(z_BH: Tensor, value_BH: Tensor) -> Tensor:
 
 
 def _elu_curvature(z_BH: Tensor, value_BH: Tensor, slope_BH: Tensor) -> Tensor:
-    return slope_BH * (z_BH < 0.0)
+    # value + 1 below zero and 0 above, by an operation that needs no boolean mask.
+    return 1.0 - functional.threshold(-value_BH, 0.0, 1.0)
 
 
 def _tanh_slope(z_BH: Tensor, value_BH: Tensor) -> Tensor:
