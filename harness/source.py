@@ -32,15 +32,16 @@ class StagedSource:
         self._exhausted = False
 
     def ask(self) -> TrialSpec | None:
-        self._refill()
-        for spec in self._waiting:
-            if self._ready(spec):
-                self._waiting.remove(spec)
-                self._running.add(spec.hash)
-                return spec
-        if not self._running:
+        while True:
+            self._refill()
+            for spec in self._waiting:
+                if self._ready(spec):
+                    self._waiting.remove(spec)
+                    self._running.add(spec.hash)
+                    return spec
+            if self._running or not self._waiting:
+                return None
             self._give_up_orphans()
-        return None
 
     def tell(self, result: TrialResult) -> None:
         self._running.discard(result.spec.hash)

@@ -1,0 +1,41 @@
+# Everything a fresh machine needs is Python (3.11 to 3.13) and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+OUTPUT ?= results
+ARGS ?=
+
+.PHONY: study dashboard test test-all faults bench check clean
+
+study: $(VENV)/ready  ## the main job: the best split of a budget on GMM4
+	$(BIN)/python studies/budget_split.py --output $(OUTPUT) $(ARGS)
+
+dashboard: $(VENV)/ready  ## MLflow's UI on 127.0.0.1 over the same records
+	$(BIN)/python -m harness.dashboard --output $(OUTPUT) $(ARGS)
+
+test: $(VENV)/ready  ## everything but what is marked slow
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(VENV)/ready  ## everything
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+faults: $(VENV)/ready  ## kill studies at random moments and count what is lost
+	$(BIN)/python -m pytest -m faults $(ARGS)
+
+bench: $(VENV)/ready  ## ratios, measured side by side
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+check: $(VENV)/ready  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt torch
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	touch $@
