@@ -16,7 +16,7 @@ def resolve(address: str) -> Callable[..., Any]:
     module_name, colon, name = address.partition(":")
     if not (module_name and colon and name):
         raise ValueError(
-            f"an address is a module and a function, got {address!r}; write for example my_package.my_module:my_function"
+            f"an address is a module and a function, got {address!r}; write for example my_package.module:function"
         )
     try:
         found = getattr(importlib.import_module(module_name), name)

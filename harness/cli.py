@@ -51,8 +51,8 @@ class StudyOptions:
     """GPUs (or a share of one) of a worker."""
     concurrent: int | None = None
     """Most trials at once (default: as many as fit)."""
-    place: Literal["seed", "branch"] = "seed"
-    """What a trial is: a seed's whole tree in one worker group, or every branch by itself (for clusters)."""
+    place: Literal["study", "seed", "branch"] = "study"
+    """What one worker group trains: all, a seed's tree, or (on a cluster) a branch. The numbers are the same."""
     runner: Literal["ray", "inline"] = "ray"
     """ray: workers under Ray Train. inline: one worker in this process."""
     address: str | None = None
@@ -195,7 +195,7 @@ def execute(study: Study, options: Any) -> None:
     recorder = MlflowRecorder(
         database=None if options.tracking_uri else options.output / "mlflow.db",
         tracking_uri=options.tracking_uri,
-        artifacts=options.output / "mlartifacts",
+        artifacts=options.output / "artifacts",
         study=study.id,
         experiment=f"{study.name} {options.target}",
     )
@@ -227,9 +227,10 @@ def search_factory(options: Any, study: Study, folder: Path) -> Any:
 
     def make(name: str, space: Any) -> Any:
         if options.search == "grid":
-            from harness.grid_search import GridSearch
+            from harness.grid_search import GridSearch, grid
 
-            return GridSearch(space=grid_of(space, options.tune), storage=folder / f"search-{name}.json")
+            points = grid(grid_of(space, options.tune))
+            return GridSearch(points=points, storage=folder / f"search-{name}.json")
         from harness.adapters.optuna_search import OptunaSearch
 
         return OptunaSearch(

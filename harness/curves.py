@@ -55,7 +55,7 @@ class Curve:
 
     def at(self, amount: float, currency: Currency, question: Question) -> Reading | None:
         """The reading at a total cost; None where no evaluated model lies there or on either side."""
-        close = [c for c in self.cells if counts_asmeasured(c.cost(currency), amount)]
+        close = [c for c in self.cells if counts_as_measured(c.cost(currency), amount)]
         if close:
             nearest = min(close, key=lambda c: abs(math.log(c.cost(currency) / amount)))
             return measured(nearest, currency, question)
@@ -65,7 +65,7 @@ class Curve:
         return _interpolated(below[-1], above[0], amount, currency, question) if below and above else None
 
 
-def counts_asmeasured(cost: float, amount: float) -> bool:
+def counts_as_measured(cost: float, amount: float) -> bool:
     return (1 - MEASURED_BELOW) * amount <= cost <= (1 + MEASURED_ABOVE) * amount
 
 

@@ -100,7 +100,7 @@ def lines(study: Study, prices: Prices, plans: Sequence[SeedPlan], evaluation: f
         f"(about {total.device_seconds / workers / 60:.1f} min on {workers} workers)",
         f"evaluation, off the clock: at least {cells * evaluation:.0f} device-seconds "
         f"(about {cells * evaluation / workers / 60:.1f} min)",
-        f"a trial takes {workers * study.placement.threads} cores and {workers * study.placement.gpus_per_worker:g} GPUs",
+        f"cores: {workers * study.placement.threads}, GPUs: {workers * study.placement.gpus_per_worker:g} (a trial)",
     ]
     if study.tuning is not None:
         text.append(f"before that, tuning: {study.tuning.trials} settings for each of three phases")

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -238,7 +239,7 @@ def _fit_power(x_K: Array, z_K: Array, offset: bool, log: bool) -> Array:
 def _fit_linear_scale(x_K: Array, y_K: Array) -> Array:
     """Given b the law is linear in (a, c), so only b is searched for."""
 
-    def linear(b: float) -> tuple[Array, float]:
+    def linear(b: float) -> tuple[NDArray[np.floating[Any]], float]:
         design_K2 = np.stack([x_K**-b, np.ones_like(x_K)], axis=1)
         ac, *_ = np.linalg.lstsq(design_K2, y_K, rcond=None)
         return ac, float(np.sum((design_K2 @ ac - y_K) ** 2))

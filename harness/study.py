@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.address import resolve
 from harness.budget import Budget, Currency, StepPrice
@@ -35,7 +35,8 @@ class Study:
         budgets: rising, in one currency. splits: trunk checkpoints that tails start from, besides the untrained model.
         shares: where the trunk forks, as shares of the largest budget; None spreads `splits` forks geometrically.
         seeds: each varies initialisation, batches and the draw of the training set.
-        one_trial_a: "seed" (a worker group trains a seed's whole tree) or "branch" (every tail is a trial).
+        one_trial_a: what a worker group trains before it is let go: the whole "study" (where starting workers costs
+            more than a tail), the tree of a "seed", or a "branch" (on a cluster). The same segments, the same numbers.
         tuning: search of settings before the study, or None.
     """
 
@@ -49,7 +50,7 @@ class Study:
     seeds: tuple[int, ...]
     placement: Placement
     shares: tuple[float, ...] | None = None
-    one_trial_a: str = "seed"
+    one_trial_a: Literal["study", "seed", "branch"] = "study"
     tuning: Tuning | None = None
     checkpoint_seconds: float = 20.0
 
@@ -148,7 +149,8 @@ class StudyRun:
         yield self._trees()
 
     def _ready(self, spec: TrialSpec) -> bool:
-        return parents_are_kept(spec, self.store, frozenset({self.root(spec.seed)}))
+        roots = frozenset(self.root(seed) for seed in (*self.study.seeds, TUNING_SEED))
+        return parents_are_kept(spec, self.store, roots)
 
     def _ended(self, result: TrialResult) -> None:
         if result.status == "failed":
@@ -242,17 +244,17 @@ class StudyRun:
         ]
 
     def _trees(self) -> Sequence[TrialSpec]:
-        specs: list[TrialSpec] = []
-        for plan in self.plans:
-            missing = [work for work in plan.tree if self._is_missing(work)]
-            specs += self._place(f"seed {plan.seed}", plan.seed, missing)
-        return specs
+        missing = {plan.seed: [work for work in plan.tree if self._is_missing(work)] for plan in self.plans}
+        if self.study.one_trial_a == "study":
+            works = [work for seed in missing for work in missing[seed]]
+            return [self.spec("all seeds", self.study.seeds[0], works=tuple(works))] if works else []
+        return [spec for seed, works in missing.items() for spec in self._place(f"seed {seed}", seed, works)]
 
     def _place(self, name: str, seed: int, works: list[BranchWork]) -> list[TrialSpec]:
-        """One trial for all branches, or one for each: the same segments, the same numbers."""
+        """One trial for these branches, or one for each."""
         if not works:
             return []
-        if self.study.one_trial_a == "seed":
+        if self.study.one_trial_a != "branch":
             return [self.spec(name, seed, works=tuple(works))]
         return [
             self.spec(f"{name} {work.branch.phase.name} {number}", seed, works=(work,))
@@ -325,7 +327,7 @@ class StudyRun:
         """Bring the tracker up to date with the store."""
         prices = self.prices()
         judged = {cell.segment: cell for cell in cells}
-        failed = {result.spec.seed for result in self.failures}
+        failed = {work.branch.seed for result in self.failures for work in result.spec.works}
         for plan in self.plans:
             for run in plan_runs(plan):
                 record_run(

@@ -39,6 +39,7 @@ class TrialSpec:
         problem: settings of the problem.
         works: branches in parents-first order; what the store already holds is skipped.
         calibrate: phases whose step price is to be measured (before any work).
+        seed: of calibration, and of torch's global generators; every branch has a seed of its own.
         store: folder of checkpoints and records that all workers share.
         checkpoint_seconds: longest time of training between two checkpoints.
     """

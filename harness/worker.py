@@ -61,19 +61,20 @@ class Worker:
         self.store = Store(Path(spec.store))
         self.problem: Problem = resolve(spec.build)(spec.problem, cache=Path(spec.store) / "reference")
         self.device = torch.device("cuda" if spec.placement.gpus_per_worker > 0 else "cpu")
-        self.root = root_hash(spec.problem["system"], spec.seed)
         self.evaluation = evaluation_key(spec.problem)
         self.pending: list[Event] = []
-        self._data: Batch | None = None
+        self._data: dict[int, Batch] = {}
 
-    @property
-    def data(self) -> Batch:
-        """The training set, on the device; loaded when first needed."""
-        if self._data is None:
-            data = self.problem.training_data(self.spec.seed)
+    def data(self, seed: int) -> Batch:
+        """The training set of a seed, on the device; loaded when first needed."""
+        if seed not in self._data:
+            data = self.problem.training_data(seed)
             forces = None if data.force_BD is None else data.force_BD.to(self.device)
-            self._data = Batch(x_BD=data.x_BD.to(self.device), force_BD=forces)
-        return self._data
+            self._data[seed] = Batch(x_BD=data.x_BD.to(self.device), force_BD=forces)
+        return self._data[seed]
+
+    def root(self, seed: int) -> str:
+        return root_hash(self.spec.problem["system"], seed)
 
     def introduce(self) -> Event:
         """Who works here: host, process and device of every rank."""
@@ -85,10 +86,10 @@ class Worker:
 
     def trainer(self, branch: Branch) -> Trainer:
         objective = self.problem.objective(branch.phase.objective)
-        return Trainer.of(branch, objective, self.data, self.collective)
+        return Trainer.of(branch, objective, self.data(branch.seed), self.collective)
 
-    def fresh_flow(self) -> torch.nn.Module:
-        return self.problem.flow(self.spec.seed).to(self.device)
+    def fresh_flow(self, seed: int) -> torch.nn.Module:
+        return self.problem.flow(seed).to(self.device)
 
     # prices
 
@@ -96,8 +97,9 @@ class Worker:
         key = price_key(self.spec.problem["system"], phase, self.spec.placement, device_kind())
         known = self.collective.broadcast(self.store.price(key))
         if known is None:
-            branch = Branch(parent=self.root, phase=phase, seed=self.spec.seed)
-            known = asdict(measure_price(self.trainer(branch), self.fresh_flow()))
+            seed = self.spec.seed
+            branch = Branch(parent=self.root(seed), phase=phase, seed=seed)
+            known = asdict(measure_price(self.trainer(branch), self.fresh_flow(seed)))
             if self.collective.rank == 0:
                 self.store.save_price(key, known)
         seconds = known["per_step"]["device_seconds"]
@@ -193,8 +195,8 @@ class Worker:
         return None
 
     def _parent_flow(self, branch: Branch) -> torch.nn.Module:
-        flow = self.fresh_flow()
-        if branch.parent != self.root:
+        flow = self.fresh_flow(branch.seed)
+        if branch.parent != self.root(branch.seed):
             flow.load_state_dict(self._judged_weights(branch.parent))
         return flow
 
@@ -210,14 +212,14 @@ class Worker:
         except DamagedObject:
             self.store.forget_segment(segment_hash)
             raise
-        return judged_weights(saved, list(dict(self.fresh_flow().named_parameters())))
+        return judged_weights(saved, list(dict(self.fresh_flow(self.spec.seed).named_parameters())))
 
     # evaluation
 
     def _evaluate(self, segment: Segment) -> Event:
         """Off the clock: per-sample records of all workers, kept as one object."""
         start = time.perf_counter()
-        flow = self.fresh_flow()
+        flow = self.fresh_flow(segment.branch.seed)
         flow.load_state_dict(self._judged_weights(segment.hash))
         records = gather_records(self.problem, flow, self.collective)
         seconds = (time.perf_counter() - start) * self.collective.workers

@@ -22,7 +22,7 @@ _WORST = math.inf
 _PRUNED = "pruned"
 _RULES = "rules"
 # A process killed inside an append leaves its lock behind; an append takes milliseconds.
-_STALE_LOCK_SECONDS = 5
+_STALE_LOCK_SECONDS = 3
 
 
 class OptunaSearch:
@@ -113,8 +113,11 @@ class OptunaSearch:
 
     def _propose(self, number: int) -> Suggestion:
         trial = self._trial(number)
+        # Optuna draws the joint part when it is first wanted, which is later if a killed process had begun: draw it
+        # here, and give what is drawn alone a sampler for each parameter, so that nothing depends on what was kept.
+        self._study.sampler = self._sampler(number, "")
+        _ = trial.relative_params
         for key, domain in self._distributions.items():
-            # A sampler of its own for each parameter: what a killed process had drawn already must not shift the rest.
             self._study.sampler = self._sampler(number, key)
             _suggest(trial, key, domain)
         return Suggestion(number=number, values=self._decoded(trial.params))

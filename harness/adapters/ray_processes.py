@@ -1,4 +1,4 @@
-"""Which processes a local Ray consists of, on record, so that the next start can end what a killed study left behind."""
+"""The processes of a local Ray, on record, so that the next start can end what a killed study left behind."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
 }
 """No statistics sent; a report waits for one poll of Train's controller (2 s by default); relative paths mean the same
 on workers; MLflow is the only record; Ctrl-C is ours."""
@@ -59,7 +60,7 @@ class RaySession:
 
 
 def open_session(address: str | None, folder: Path) -> RaySession:
-    """Connect to the cluster at `address` or $RAY_ADDRESS, or start Ray here. A Ray in use in this process is shared."""
+    """Connect to the cluster at `address` or $RAY_ADDRESS, or start Ray here; share what this process uses already."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -79,8 +80,6 @@ def start_local(folder: Path) -> RaySession:
     ended = end_leftovers(folder)
     if ended:
         log.warning("ended %d processes that a killed run of this study had left behind", ended)
-    # Whoever can reach an open Ray can run code: a token is made on the first start, and kept by Ray.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     home = Path(tempfile.mkdtemp(prefix="ray-"))
     record = ProcessRecord(folder, home)
     try:
@@ -99,9 +98,6 @@ def start_local(folder: Path) -> RaySession:
 
 
 def connect(address: str, folder: Path) -> RaySession:
-    if "RAY_AUTH_MODE" not in os.environ:
-        token = Path.home() / ".ray" / "auth_token"
-        os.environ["RAY_AUTH_MODE"] = "token" if token.exists() else "disabled"
     modules = [str(PROJECT / name) for name in PACKAGES if (PROJECT / name).is_dir()]
     ray.init(address=address, runtime_env={"env_vars": settings(), "py_modules": modules}, **QUIET)
     return RaySession(local=False, folder=folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def work(config: dict[str, Any]) -> None:
         torch.cuda.set_device(get_device())
     collective: Collective = ProcessGroup() if spec.placement.workers > 1 else Alone()
     batch: list[Event] = []
-    reported_at = time.monotonic()
+    reported_at = -math.inf
     for event in resolve(config["worker"])(spec, collective):
         batch.append(event)
         if collective.broadcast(time.monotonic() - reported_at > REPORT_SECONDS):
@@ -116,7 +117,7 @@ def innermost(error: BaseException) -> BaseException:
 
 
 def cause(error: TrainingFailedError) -> str:
-    """One line about a failed trial: the error of the worker that failed by itself, rather than of those that lost it."""
+    """One line about a failed trial: the error of the worker that failed first, rather than of those that lost it."""
     failures = getattr(error, "worker_failures", None)
     if not failures:
         return one_line(innermost(error))
