@@ -15,7 +15,7 @@ DISTANCE_SOFTENING = 1e-8
 
 
 class EGNNLayer(nn.Module):
-    """One message-passing layer on all ordered pairs of particles (Klein et al. 2023, section 5.1).
+    """One message-passing layer on all ordered pairs of particles (Klein et al. 2023).
 
     Parameters by role: e1, e2 message network; att its gate; c1, c2 coordinate network; n1, n2 feature network.
     """

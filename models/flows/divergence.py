@@ -21,7 +21,7 @@ def hutchinson(probe_BD: Tensor) -> Divergence:
 
     Unbiased where the probe has E[e e^T] = identity (on the mean-free subspace a projected probe is enough). A fixed
     probe keeps the right-hand side smooth, and the same probe in both directions makes log-determinants agree
-    (Grathwohl et al. 2019, section 3.1).
+    (Grathwohl et al. 2019).
 
     Args:
         probe_BD: (B, D), for example Rademacher signs.

@@ -20,7 +20,7 @@ class GaussianPrior:
 
     Args:
         space: where it lives; on a mean-free space the density is that on the subspace, of dimension (N - 1) d
-            (Klein et al. 2023, appendix).
+            (as in Klein et al. 2023).
         std: standard deviation, in length units.
     """
 

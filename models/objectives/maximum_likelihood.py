@@ -18,7 +18,7 @@ from models.objectives.path_gradient import DivergenceMode, check_divergence_mod
 
 @dataclass(frozen=True, kw_only=True)
 class MaximumLikelihood:
-    """-log q of the data as an Objective (Chen et al. 2018; Klein et al. 2023, equation 6).
+    """-log q of the data as an Objective (Chen et al. 2018).
 
     Exact for the discretised flow, so the reference that path gradients are compared with; its memory grows with the
     number of solver steps.

@@ -5,7 +5,7 @@ Shapes: B batch, D coordinates, P parameters (flattened, in the order of `flow.p
 Along a trajectory any density carried by the flow has a score s with ds/dt = -J^T s - grad div v, and the difference
 a of two such scores obeys da/dt = -J^T a. Pass one carries a known score to the other end of the flow, where it is
 compared with the score of that end's distribution; pass two carries the difference back and collects
-G = int a^T dv/dtheta dt (Vaitl and Klein 2025, section 3; Vaitl et al. 2022 for the general estimator).
+G = int a^T dv/dtheta dt (Vaitl and Klein 2025).
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def collect_gradient(
 def forward_kl(
     flow: ContinuousFlow, x1_BD: Tensor, force_BD: Tensor, *, solver: RungeKutta4, divergence: Divergence
 ) -> PathGradientRecord:
-    """Path gradient of KL(p || q) from data x1 ~ p and the forces there (Vaitl and Klein 2025, algorithm 1)."""
+    """Path gradient of KL(p || q) from data x1 ~ p and the forces there (Vaitl and Klein 2025)."""
     carried = carry_score(flow.field, x1_BD, force_BD, solver=solver, divergence=divergence, start=1.0, end=0.0)
     difference_BD = carried.score_BD - flow.prior.score(carried.x_BD)
     parameters = _trainable(flow)
