@@ -35,4 +35,4 @@ def resolve(address: str) -> Callable[..., Any]:
             f"an address must name something callable, got {address!r}, a {type(found).__name__}; "
             "write the name of a function"
         )
-    return found  # type: ignore[no-any-return]
+    return found

@@ -51,7 +51,7 @@ def read_json(path: Path) -> Any | None:
     """The value, or None where there is no readable file."""
     try:
         return json.loads(path.read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
 
 
@@ -68,11 +68,9 @@ class Store:
     # objects
 
     def put(self, content: bytes, suffix: str) -> str:
-        """Keep some bytes; the name says what they are."""
+        """Keep some bytes; the name says what they are. A damaged object of that name is mended."""
         name = hashlib.sha256(content).hexdigest() + suffix
-        path = self.folder / "objects" / name
-        if not path.exists():
-            write_atomically(path, content)
+        write_atomically(self.folder / "objects" / name, content)
         return name
 
     def get(self, name: str) -> bytes:
@@ -103,7 +101,7 @@ class Store:
 
     def put_arrays(self, arrays: Mapping[str, np.ndarray]) -> str:
         buffer = io.BytesIO()
-        np.savez(buffer, **{key: arrays[key] for key in sorted(arrays)})
+        np.savez(buffer, allow_pickle=False, **{key: arrays[key] for key in sorted(arrays)})
         return self.put(buffer.getvalue(), ".npz")
 
     def get_arrays(self, name: str) -> dict[str, np.ndarray]:
@@ -120,6 +118,8 @@ class Store:
         return read_json(self._segment_path(segment_hash))
 
     def finish_segment(self, segment: Segment, *, state: str, checksum: str, events: list[Event]) -> None:
+        # The branch's entry comes first: alone it means nothing, but a segment without it would not be found again.
+        write_atomically(self.folder / "branches" / segment.branch.hash / str(segment.steps), b"")
         write_json(
             self._segment_path(segment.hash),
             {
@@ -131,7 +131,6 @@ class Store:
                 "events": [asdict(event) for event in events],
             },
         )
-        write_atomically(self.folder / "branches" / segment.branch.hash / str(segment.steps), b"")
 
     def forget_segment(self, segment_hash: str) -> None:
         self._segment_path(segment_hash).unlink(missing_ok=True)
@@ -164,6 +163,9 @@ class Store:
 
     def finish_evaluation(self, segment_hash: str, evaluation: str, value: Mapping[str, Any]) -> None:
         write_json(self._evaluation_path(segment_hash, evaluation), dict(value))
+
+    def forget_evaluation(self, segment_hash: str, evaluation: str) -> None:
+        self._evaluation_path(segment_hash, evaluation).unlink(missing_ok=True)
 
     # partial checkpoints
 

@@ -19,8 +19,9 @@ from harness.budget import Budget
 from harness.checkpoint import write_json
 from harness.identity import Settings, plain
 from harness.question import Question
+from harness.session import Setting, StudyFailed
 from harness.split import SplitPhases
-from harness.study import Study, StudyFailed, StudyRun
+from harness.study import Study, StudyRun
 from harness.trial import Placement
 from harness.tuning import Tuning
 
@@ -90,17 +91,19 @@ class StudyOptions:
         return Study(
             name=name,
             question=question,
-            build=build,
-            problem=problem,
+            setting=Setting(
+                build=build,
+                problem=problem,
+                seeds=parse_seeds(self.seeds),
+                placement=Placement(workers=workers, threads=self.threads, gpus_per_worker=self.gpus_per_worker),
+                checkpoint_seconds=self.checkpoint_seconds,
+            ),
             phases=phases,
             budgets=parse_budgets(self.budget or budget, self.budgets),
             splits=self.splits,
             shares=None if self.shares is None else parse_shares(self.shares),
-            seeds=parse_seeds(self.seeds),
-            placement=Placement(workers=workers, threads=self.threads, gpus_per_worker=self.gpus_per_worker),
             one_trial_a=self.place,
             tuning=Tuning(trials=self.tune) if self.tune else None,
-            checkpoint_seconds=self.checkpoint_seconds,
         )
 
 
@@ -179,8 +182,8 @@ def check_output(output: Path) -> None:
 
 def check_problem(study: Study, output: Path) -> None:
     """Make or read the reference samples and the training data before anything else starts."""
-    problem = resolve(study.build)(study.problem, cache=output / "store" / "reference")
-    problem.training_data(study.seeds[0])
+    problem = resolve(study.setting.build)(study.setting.problem, cache=output / "store" / "reference")
+    problem.training_data(study.setting.seeds[0])
     for phase in study.phases.all:
         problem.objective(phase.objective)
 
@@ -237,7 +240,7 @@ def search_factory(options: Any, study: Study, folder: Path) -> Any:
             name=name,
             space=space,
             trials=options.tune,
-            seed=study.seeds[0],
+            seed=study.setting.seeds[0],
             storage=folder / f"search-{name}.journal",
             pruner="median",
         )

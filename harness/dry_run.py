@@ -14,7 +14,7 @@ from harness.checkpoint import Store
 from harness.collective import Alone
 from harness.contracts import Problem
 from harness.loop import Trainer
-from harness.plan import Branch, Phase, root_hash
+from harness.plan import Branch, Phase
 from harness.split import Prices, SeedPlan, plan_seed
 from harness.study import Study
 from harness.trial import TrialSpec
@@ -27,38 +27,36 @@ def describe(study: Study, output: Path) -> str:
     prices, measured_here = known_prices(study, store)
     forks = study.forks(prices.of(study.phases.trunk))
     plans = [
-        plan_seed(study.phases, prices, study.budgets, forks=forks, root=root_of(study, seed), seed=seed)
-        for seed in study.seeds
+        plan_seed(study.phases, prices, study.budgets, forks=forks, root=study.setting.root(seed), seed=seed)
+        for seed in study.setting.seeds
     ]
     evaluation = evaluation_seconds(study, store, plans)
     return "\n".join(lines(study, prices, plans, evaluation, measured_here))
 
 
-def root_of(study: Study, seed: int) -> str:
-    return root_hash(study.problem["system"], seed)
-
-
 def known_prices(study: Study, store: Store) -> tuple[Prices, bool]:
     """Prices on record, or else measured in this process by one worker (then True)."""
-    key = [price_key(study.problem["system"], p, study.placement, device_kind()) for p in study.phases.all]
+    key = [
+        price_key(study.setting.problem["system"], p, study.setting.placement, device_kind()) for p in study.phases.all
+    ]
     found = [store.price(k) for k in key]
     if all(value is not None for value in found):
         prices = [price_from_plain(value) for value in found if value is not None]
         return Prices(by_phase={price.phase: price for price in prices}), False
-    problem: Problem = resolve(study.build)(study.problem, cache=store.folder / "reference")
-    data = problem.training_data(study.seeds[0])
+    problem: Problem = resolve(study.setting.build)(study.setting.problem, cache=store.folder / "reference")
+    data = problem.training_data(study.setting.seeds[0])
     by_phase = {}
     for phase in study.phases.all:
         if phase.price_fingerprint not in by_phase:
-            branch = Branch(parent=root_of(study, study.seeds[0]), phase=phase, seed=study.seeds[0])
+            branch = Branch(parent=study.setting.root(study.setting.seeds[0]), phase=phase, seed=study.setting.seeds[0])
             trainer = Trainer.of(branch, problem.objective(phase.objective), data, Alone())
-            by_phase[phase.price_fingerprint] = measure_price(trainer, problem.flow(study.seeds[0]))
+            by_phase[phase.price_fingerprint] = measure_price(trainer, problem.flow(study.setting.seeds[0]))
     return Prices(by_phase=by_phase), True
 
 
 def evaluation_seconds(study: Study, store: Store, plans: Sequence[SeedPlan]) -> float:
     """Device-seconds of one evaluation: the mean on record for these cells, or else of the untrained model, here."""
-    evaluation = evaluation_key(study.problem)
+    evaluation = evaluation_key(study.setting.problem)
     records = (store.evaluation(cell.segment, evaluation) for plan in plans for cell in plan.cells)
     seconds = [record["device_seconds"] for record in records if record is not None]
     if seconds:
@@ -67,12 +65,12 @@ def evaluation_seconds(study: Study, store: Store, plans: Sequence[SeedPlan]) ->
         work = plans[0].tree.works[0]
         spec = TrialSpec(
             name="dry run",
-            build=study.build,
-            problem=study.problem,
+            build=study.setting.build,
+            problem=study.setting.problem,
             store=folder,
-            seed=study.seeds[0],
+            seed=study.setting.seeds[0],
             works=(replace(work, stops=work.stops[:1]),),
-            placement=replace(study.placement, workers=1),
+            placement=replace(study.setting.placement, workers=1),
         )
         (Path(folder) / "reference").symlink_to((store.folder / "reference").resolve())
         return sum(event.values.get("evaluation_device_seconds", 0.0) for event in run_trial(spec, Alone()))
@@ -82,7 +80,7 @@ def lines(study: Study, prices: Prices, plans: Sequence[SeedPlan], evaluation: f
     where = "measured here by one worker" if measured_here else "on record"
     text = [f"study {study.name} {study.id}", f"step prices ({where}):"]
     text += [price_line(phase, prices) for phase in study.phases.all]
-    text.append(f"budgets: {', '.join(str(budget) for budget in study.budgets)}; seeds: {len(study.seeds)}")
+    text.append(f"budgets: {', '.join(str(budget) for budget in study.budgets)}; seeds: {len(study.setting.seeds)}")
     text.append("one seed's tree:")
     for work in plans[0].tree:
         stops = ", ".join(str(stop.steps) for stop in work.stops)
@@ -93,14 +91,15 @@ def lines(study: Study, prices: Prices, plans: Sequence[SeedPlan], evaluation: f
     cells = sum(len(plan.cells) for plan in plans)
     segments = sum(len(plan.tree.segments) for plan in plans)
     steps = sum(plan.tree.steps for plan in plans)
-    workers = study.placement.workers
+    placement = study.setting.placement
+    workers = placement.workers
     text += [
         f"segments: {segments}, evaluated: {cells}, training steps: {steps}",
         f"training: {total.device_seconds:.0f} device-seconds, {total.flops:.3g} flop "
         f"(about {total.device_seconds / workers / 60:.1f} min on {workers} workers)",
         f"evaluation, off the clock: at least {cells * evaluation:.0f} device-seconds "
         f"(about {cells * evaluation / workers / 60:.1f} min)",
-        f"cores: {workers * study.placement.threads}, GPUs: {workers * study.placement.gpus_per_worker:g} (a trial)",
+        f"a trial's cores: {workers * placement.threads}, GPUs: {workers * placement.gpus_per_worker:g}",
     ]
     if study.tuning is not None:
         text.append(f"before that, tuning: {study.tuning.trials} settings for each of three phases")

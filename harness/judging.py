@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Literal
 
-from harness.checkpoint import Store, read_json, write_json
-from harness.contracts import Problem
+from harness.checkpoint import DamagedObject, Store, read_json, write_json
+from harness.contracts import Problem, Records
 from harness.identity import Settings
 from harness.question import Question
 from harness.split import PlannedCell, SeedPlan
@@ -40,23 +40,36 @@ class Judgement:
         return self.store.evaluation(segment, self.evaluation) is not None
 
     def estimates(self, segment: str, split: Split) -> dict[str, Estimate]:
-        """Estimates with intervals of one evaluated segment."""
+        """Estimates with intervals of one evaluated segment.
+
+        Raises:
+            DamagedObject: where its records cannot be read (it then counts as not evaluated).
+        """
         known = self.store.evaluation(segment, self.evaluation)
         assert known is not None, f"segment {segment} is not evaluated"
         path = self.store.folder / "estimates" / f"{known['records']}-{split}-{ESTIMATES_VERSION}.json"
         kept = read_json(path)
         if kept is None:
-            made = self.problem.estimates(self.store.get_arrays(known["records"]), split)
+            made = self.problem.estimates(self._records(segment, known["records"]), split)
             kept = {name: asdict(estimate) for name, estimate in made.items()}
             write_json(path, kept)
         return {name: Estimate(**value) for name, value in kept.items()}
 
+    def _records(self, segment: str, name: str) -> Records:
+        try:
+            return self.store.get_arrays(name)
+        except DamagedObject:
+            self.store.forget_evaluation(segment, self.evaluation)
+            raise
+
     def scale(self, segment: str) -> float:
-        """The validation metric of a segment on the scale that is averaged; infinite where it diverged."""
+        """The validation metric of a segment on the scale that is averaged; infinite where it diverged or failed."""
+        if not self.is_evaluated(segment):
+            return math.inf
         metric = self.question.metric
         return metric.loss(self.estimates(segment, "validation")[metric.name].value)
 
-    def cells(self, plan: SeedPlan, *, trunk: str) -> list[Cell]:
+    def cells(self, plan: SeedPlan) -> list[Cell]:
         """The judged cells of one seed; what is not evaluated yet is left out."""
         untrained = next(cell for cell in plan.cells if cell.tail == "" and cell.fork_steps == 0)
         if not self.is_evaluated(untrained.segment):

@@ -7,6 +7,7 @@ data, and a resumed run repeats the interrupted one bit by bit.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -54,17 +55,18 @@ class TrainState:
         return TrainState(flow=flow, optimiser=optimiser, average=average)
 
     def state_dict(self) -> dict[str, Any]:
+        """A snapshot: training on leaves it as it is."""
         return {
             "weights": {name: value.detach().clone() for name, value in self.flow.state_dict().items()},
             "average": None if self.average is None else [a.clone() for a in self.average],
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": copy.deepcopy(self.optimiser.state_dict()),
             "step": self.step,
             "tally": dict(vars(self.tally)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.flow.load_state_dict(state["weights"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.step = state["step"]
         self.tally = Tally(**state["tally"])
         if self.average is not None:

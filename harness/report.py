@@ -69,12 +69,14 @@ def crossover_table(crossings: Sequence[Crossing], currency: Currency, question:
         for c in crossings
     ]
     start = begins_to_help(crossings)
-    verdict = (
-        f"at no fork is {question.second_title} shown to beat the refinement of {question.first_title}"
-        if start is None
-        else f"{question.second_title} is shown to help from {metric.title} {score_text(start.quality, interval=False)} "
-        f"on (after {start.fork_steps} steps of {question.first_title})"
-    )
+    if start is None:
+        verdict = f"at no fork is {question.second_title} shown to beat the refinement of {question.first_title}"
+    else:
+        quality = score_text(start.quality, interval=False)
+        verdict = (
+            f"{question.second_title} is shown to help from {metric.title} {quality} on "
+            f"(after {start.fork_steps} steps of {question.first_title})"
+        )
     return "\n".join([table(header, rows), verdict])
 
 
@@ -82,13 +84,7 @@ def savings_table(costs: Sequence[tuple[str, GridCost]], currency: Currency) -> 
     """The naive grid against the tree, a row for each kind of grid."""
     header = ["grid", "splits", "budgets", "seeds", "cells", f"each alone / {currency}", f"tree / {currency}", "ratio"]
     rows = [
-        [
-            name,
-            *(str(v) for v in (c.splits, c.budgets, c.seeds, c.cells)),
-            f"{c.naive:.4g}",
-            f"{c.tree:.4g}",
-            f"{c.ratio:.2f}",
-        ]
+        [name, *map(str, (c.splits, c.budgets, c.seeds, c.cells)), f"{c.naive:.4g}", f"{c.tree:.4g}", f"{c.ratio:.2f}"]
         for name, c in costs
     ]
     return table(header, rows)
@@ -98,11 +94,9 @@ def laws_text(laws: Laws, question: Question, currency: Currency) -> str:
     """The fitted laws with their intervals, or why there are none."""
     lines = []
     for name, fit in (*laws.metrics.items(), ("share", laws.share)):
-        title = (
-            f"best {question.first_title} share"
-            if name == "share"
-            else f"{question.metric.title}, {way_title(name, question)}"
-        )
+        title = way_title(name, question)
+        if name != "share":
+            title = f"{question.metric.title}, {title}"
         if fit.law is None:
             lines.append(f"{title}: {fit.note}")
             continue
@@ -114,7 +108,8 @@ def laws_text(laws: Laws, question: Question, currency: Currency) -> str:
         v = laws.verdict
         lines.append(
             f"largest budget held out: prediction interval {v.interval_width:.2g} wide, effect {v.effect:.2g}; share "
-            f"predicted {v.share_predicted.value:.2f}, found {v.share_found:.2f}, plain guess {v.share_guessed:.2f}"
+            f"predicted {percent(v.share_predicted.value)}, found {percent(v.share_found)}, "
+            f"plain guess {percent(v.share_guessed)}"
         )
     return "\n".join(dict.fromkeys(lines))
 
@@ -122,6 +117,7 @@ def laws_text(laws: Laws, question: Question, currency: Currency) -> str:
 def way_title(name: str, question: Question) -> str:
     """What people call a way of spending a budget."""
     return {
+        "share": f"best {question.first_title} share",
         "best": "best split",
         "hybrid": "best hybrid",
         "first_only": f"{question.first_title} only",
@@ -134,17 +130,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        first, *rest = (
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join([first, *rest]).rstrip()
+        numbers = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
+        return "  ".join([cells[0].ljust(widths[0]), *numbers]).rstrip()
 
     return "\n".join([line(header), "  ".join("-" * w for w in widths), *(line(row) for row in rows)])
 
 
 def share_text(answer: BudgetAnswer) -> str:
-    lo, hi = min(answer.indistinguishable), max(answer.indistinguishable)
-    return f"{answer.best.share:.2f} [{lo:.2f}, {hi:.2f}]"
+    """The best share with the smallest and the largest that are not shown to be worse."""
+    lo, hi = percent(min(answer.indistinguishable)), percent(max(answer.indistinguishable))
+    return f"{percent(answer.best.share)} [{lo}, {hi}]"
+
+
+def percent(share: float) -> str:
+    """Two figures, so that small shares do not read as none."""
+    return f"{100 * share:.2g}%" if share < 0.995 else "100%"
 
 
 def score_text(score: Score | None, *, interval: bool = True) -> str:

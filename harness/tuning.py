@@ -120,7 +120,7 @@ class PhaseSearch:
                 alive = self._judge(alive, works, rung)
 
     def _ask(self) -> list[Suggestion]:
-        asked = []
+        asked: list[Suggestion] = []
         while len(asked) < self.tuning.batch and (suggestion := self.search.ask()) is not None:
             asked.append(suggestion)
         return asked

@@ -104,12 +104,15 @@ class Worker:
                 self.store.save_price(key, known)
         seconds = known["per_step"]["device_seconds"]
         values = {"device_seconds_per_step": seconds, "flops_per_step": known["per_step"]["flops"]}
-        return Event(kind="price", timestamp=time.time(), values=values, notes={"phase": phase.name})
+        return Event(
+            kind="price", timestamp=time.time(), values=values, notes={"phase": phase.name, "device": known["device"]}
+        )
 
     # branches
 
     def run_branch(self, work: BranchWork) -> Iterator[Event]:
-        missing = self.collective.broadcast([self._missing(work.branch, stop) for stop in work.stops])
+        mine = [self._missing(work.branch, stop) for stop in work.stops] if self.collective.rank == 0 else None
+        missing = self.collective.broadcast(mine)
         state: TrainState | None = None
         for stop, (train_it, evaluate_it) in zip(work.stops, missing, strict=True):
             segment = work.branch.at(stop.steps)
@@ -122,9 +125,17 @@ class Worker:
             self.store.drop_latest(work.branch)
 
     def _missing(self, branch: Branch, stop: Stop) -> tuple[bool, bool]:
+        """What a stop still lacks: training, evaluation. A segment with a damaged state is forgotten, and lacks it."""
         segment = branch.at(stop.steps).hash
         evaluated = self.store.evaluation(segment, self.evaluation) is not None
-        return self.store.segment(segment) is None, stop.evaluate and not evaluated
+        known = self.store.segment(segment)
+        if known is not None:
+            try:
+                self.store.get(known["state"])
+            except DamagedObject:
+                self.store.forget_segment(segment)
+                known = None
+        return known is None, stop.evaluate and not evaluated
 
     def _train_to(self, segment: Segment, state: TrainState) -> Iterator[Event]:
         """Train on, leaving a partial checkpoint now and then, and keep the segment at its end."""
@@ -150,6 +161,7 @@ class Worker:
         if self.collective.rank == 0:
             name = self.store.put_state(state.state_dict())
             self.store.finish_segment(segment, state=name, checksum=mark, events=self.pending)
+        self.collective.broadcast(None)  # the other ranks read the segment next: they wait until it is there
         self.pending = []
         notes = {"segment": segment.hash, "checksum": mark}
         return Event(kind="segment", branch=segment.branch.hash, step=segment.steps, timestamp=time.time(), notes=notes)

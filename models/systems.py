@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
 
 from models.contracts import Space, Target
 from models.fields.egnn import EGNN
@@ -61,7 +60,7 @@ class System:
     prior_std: float = 1.0
 
 
-def field_for(space: Space, *, hidden: int, layers: int) -> nn.Module:
+def field_for(space: Space, *, hidden: int, layers: int) -> MLPField | EGNN:
     """An untrained field: an EGNN for particles, a multilayer perceptron elsewhere."""
     if space.particles is None:
         return MLPField(dim=space.dim, hidden=hidden, layers=layers)

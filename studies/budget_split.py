@@ -97,17 +97,15 @@ class BudgetSplit(StudyOptions):
 def question_for(system: System) -> Question:
     """Forward KL decides where log Z is known, the negative log-likelihood elsewhere: they differ by a constant."""
     nll = MetricChoice(name="nll", label="NLL / nats")
-    if system.target.log_z is None:
-        metric, beside = nll, ()
-    else:
-        metric, beside = MetricChoice(name="forward_kl", log=True, label="forward KL / nats"), (nll,)
+    kl = MetricChoice(name="forward_kl", log=True, label="forward KL / nats")
+    known = system.target.log_z is not None
     return Question(
         first="fm",
         second="pg",
         refinement="fm_tail",
-        metric=metric,
+        metric=kl if known else nll,
         beside=(
-            *beside,
+            *((nll,) if known else ()),
             MetricChoice(name="ess_q", direction="max", label="ESS_q"),
             MetricChoice(name="ess_p", direction="max", label="ESS_p"),
             MetricChoice(name="path_length", label="trajectory length"),

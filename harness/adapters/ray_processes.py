@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,28 +58,37 @@ class ProcessRecord:
         self.path.unlink(missing_ok=True)
 
 
-def session_processes(session: Path) -> Iterable[ProcessId]:
-    """Ray's servers name their session's folder; all others descend from those."""
-    roots = [child for child in psutil.Process().children() if str(session) in " ".join(command(child))]
-    for root in roots:
-        for process in [root, *descendants(root)]:
-            try:
-                yield ProcessId(pid=process.pid, created=process.create_time())
-            except psutil.Error:
-                continue
+def session_processes(session: Path) -> list[ProcessId]:
+    """Ray's servers are our children and name their session's folder; all its other processes descend from those."""
+    me = psutil.Process()
+    ours = set()
+    for process in me.children():
+        if str(session) in " ".join(command(process)):
+            ours.add(process.pid)
+    family = me.children(recursive=True)
+    parents = {process.pid: parent_of(process) for process in family}
+    found = []
+    for process in family:
+        pid: int | None = process.pid
+        while pid is not None and pid not in ours:
+            pid = parents.get(pid)
+        if pid is not None:
+            found.append(ProcessId(pid=process.pid, created=process.create_time()))
+    return found
+
+
+def parent_of(process: psutil.Process) -> int | None:
+    """The parent's number, None if the process has just ended."""
+    try:
+        return int(process.ppid())
+    except psutil.Error:
+        return None
 
 
 def command(process: psutil.Process) -> list[str]:
     """The command line of a process, nothing if it has just ended."""
     try:
         return list(process.cmdline())
-    except psutil.Error:
-        return []
-
-
-def descendants(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return list(process.children(recursive=True))
     except psutil.Error:
         return []
 
@@ -106,6 +116,15 @@ def end_leftovers(folder: Path) -> int:
         return 0
     value = json.loads(path.read_text())
     count = end(ProcessId(**recorded) for recorded in value["processes"])
-    shutil.rmtree(value["session"], ignore_errors=True)
+    remove(Path(value["session"]))
     path.unlink()
     return count
+
+
+def remove(folder: Path) -> None:
+    """Remove a session's folder. Processes that notice the end of their session late may still write into it."""
+    give_up = time.monotonic() + GRACE_SECONDS
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < give_up:
+        time.sleep(0.2)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import tune
@@ -87,9 +87,9 @@ class RayRunner:
             return
         if self._session is None and starts_locally(self.address):
             check_cores(first.placement)
-        with terminable(), self._opened() as session:
+        with self._opened() as session, Interruption() as interruption:
             trials = Trials(source=source, on_event=on_event, session=session, concurrent=self.concurrent, first=first)
-            self._tune(trials)
+            self._tune(trials, interruption)
 
     @contextmanager
     def _opened(self) -> Iterator[RaySession]:
@@ -100,7 +100,7 @@ class RayRunner:
             assert self._session is not None
             yield self._session
 
-    def _tune(self, trials: Trials) -> None:
+    def _tune(self, trials: Trials, interruption: Interruption) -> None:
         state = self.folder / "ray"
         trainable = tune.with_parameters(
             drive_trial, events=trials.events, worker=self.worker, folder=state, max_failures=self.max_failures
@@ -113,7 +113,7 @@ class RayRunner:
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(state),
-                callbacks=[Watcher(trials)],
+                callbacks=[Watcher(trials, interruption)],
                 failure_config=tune.FailureConfig(max_failures=self.max_failures),
                 verbose=0,
             ),
@@ -214,7 +214,7 @@ class Trials:
     def _tell(self, trial_id: str, error: str) -> None:
         trial = self._running.pop(trial_id)
         seconds = time.monotonic() - trial.since
-        status = "failed" if error else "finished"
+        status: Literal["finished", "failed"] = "failed" if error else "finished"
         self.source.tell(TrialResult(spec=trial.spec, status=status, error=error, wall_seconds=seconds))
 
 
@@ -225,7 +225,8 @@ class SourceSearcher(Searcher):
         super().__init__()
         self.trials = trials
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
+        """A configuration, None while no trial can start, FINISHED when none is left."""
         spec = self.trials.start(trial_id)
         if spec is not None:
             return {"spec": spec.to_json()}
@@ -248,11 +249,13 @@ class SourceSearcher(Searcher):
 class Watcher(tune.Callback):
     """Looks after events and ended trials at every step of Tune's loop, where an error of ours ends the loop."""
 
-    def __init__(self, trials: Trials) -> None:
+    def __init__(self, trials: Trials, interruption: Interruption) -> None:
         self.trials = trials
+        self.interruption = interruption
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.trials.poll()
+        self.interruption.check()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -263,19 +266,31 @@ def check_not_stuck(source: TrialSource) -> None:
         raise RuntimeError("a source must propose a trial while none is running, got None; tell it all results")
 
 
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM ends the block like Ctrl-C does: through its `finally` clauses."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class Interruption:
+    """Within this context, the first Ctrl-C or SIGTERM waits for `check`; the second takes effect at once.
 
-    def leave(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
+    Ray's own handler of SIGTERM, which it installs when it starts, would abort the process.
+    """
 
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._signal = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    def check(self) -> None:
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._signal is not None:
+            raise SystemExit(128 + self._signal)

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from harness.adapters.ray_processes import ProcessRecord, end_leftovers
+from harness.adapters.ray_processes import ProcessRecord, end_leftovers, remove
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ SETTINGS = {
 on workers; MLflow is the only record; Ctrl-C is ours."""
 
 
+ONE_MACHINE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""Nobody takes this machine away: one process less for each trial."""
+
+
 @dataclass
 class RaySession:
     """A connection to Ray. `record` is None where the Ray is not ours to end."""
@@ -56,7 +60,7 @@ class RaySession:
         if self.record is not None:
             self.record.close()
             keep_logs(self.record.session, self.folder / "ray_logs")
-            shutil.rmtree(self.record.session, ignore_errors=True)
+            remove(self.record.session)
 
 
 def open_session(address: str | None, folder: Path) -> RaySession:
@@ -88,7 +92,7 @@ def start_local(folder: Path) -> RaySession:
             num_cpus=cores(),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            runtime_env={"env_vars": {**settings(), "PYTHONPATH": python_path()}},
+            runtime_env={"env_vars": {**settings(), **ONE_MACHINE, "PYTHONPATH": python_path()}},
             _temp_dir=str(home),
             **QUIET,
         )

@@ -45,8 +45,10 @@ def drive_trial(
             name=f"train-{trial_id}",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=max_failures),
-            callbacks=[Forwarder(trial_id, events)],
-            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(spec.placement.threads)}},
+            callbacks=[Forwarder(trial_id, events)],  # type: ignore[list-item]
+            worker_runtime_env={  # type: ignore[call-arg]
+                "env_vars": {"OMP_NUM_THREADS": str(spec.placement.threads)}
+            },
         ),
     )
     try:

@@ -1,0 +1,197 @@
+"""Session: the trials of one study against one store. Prices, placement, progress and failures; knows no question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.address import resolve
+from harness.calibrate import device_kind, price_from_plain, price_key
+from harness.checkpoint import Store, read_json, write_json
+from harness.contracts import Problem, Runner
+from harness.identity import Settings
+from harness.judging import Judgement
+from harness.plan import BranchWork, Phase, root_hash
+from harness.progress import Progress
+from harness.question import Question
+from harness.source import StagedSource, parents_are_kept
+from harness.split import Prices
+from harness.trial import Event, Placement, TrialResult, TrialSpec
+
+
+class StudyFailed(RuntimeError):
+    """A study could not go on; what was made is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all trials of a study share.
+
+    Args:
+        build: "module:function" that makes the Problem of `problem` = {"system": ..., "evaluation": ...}.
+        seeds: of the study; the first one is used where any would do.
+        checkpoint_seconds: longest training between two checkpoints.
+    """
+
+    build: str
+    problem: Settings
+    seeds: tuple[int, ...]
+    placement: Placement
+    checkpoint_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be different and at least one, got {self.seeds}; write for example --seeds 3")
+
+    def root(self, seed: int) -> str:
+        return root_hash(self.problem["system"], seed)
+
+
+class Session:
+    """Runs stages of trials and keeps what they report.
+
+    Args:
+        folder: of this study. store: of all studies. question: by which segments are judged.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        question: Question,
+        *,
+        folder: Path,
+        store: Store,
+        runner: Runner,
+        progress: Progress | None = None,
+    ) -> None:
+        self.setting = setting
+        self.folder = folder
+        self.store = store
+        self.runner = runner
+        self.progress = progress or Progress()
+        self.problem: Problem = resolve(setting.build)(setting.problem, cache=store.folder / "reference")
+        self.judgement = Judgement(question, self.problem, store, setting.problem)
+        self.failures: list[TrialResult] = []
+        self._branches: dict[str, tuple[str, float]] = {}
+        self._last_step: dict[str, int] = {}
+
+    def run(self, stages: Iterator[Sequence[TrialSpec]]) -> None:
+        """Run all stages to their end. Failed trials are kept in `failures`, others go on."""
+        source = StagedSource(stages, ready=self._ready, on_result=self._ended)
+        self.runner.run(source, self._happened)
+        self.progress.close()
+
+    def spec(self, name: str, seed: int, **work: Any) -> TrialSpec:
+        """A trial of this study."""
+        return TrialSpec(
+            name=name,
+            build=self.setting.build,
+            problem=self.setting.problem,
+            store=str(self.store.folder.resolve()),
+            seed=seed,
+            placement=self.setting.placement,
+            checkpoint_seconds=self.setting.checkpoint_seconds,
+            **work,
+        )
+
+    def is_missing(self, work: BranchWork) -> bool:
+        """Whether a stop of a branch is yet to be trained or judged."""
+        return any(
+            self.store.segment(segment.hash) is None
+            or (stop.evaluate and not self.judgement.is_evaluated(segment.hash))
+            for segment, stop in zip(work.segments, work.stops, strict=True)
+        )
+
+    @property
+    def failed_seeds(self) -> set[int]:
+        return {work.branch.seed for result in self.failures for work in result.spec.works}
+
+    # prices
+
+    def calibration(self, phases: Sequence[Phase]) -> Sequence[TrialSpec]:
+        """The trial that measures what is not on record, if anything."""
+        missing = {phase.price_fingerprint: phase for phase in phases if self._known_price(phase) is None}
+        return [self.spec("prices", self.setting.seeds[0], calibrate=tuple(missing.values()))] if missing else []
+
+    def prices(self, phases: Sequence[Phase]) -> Prices:
+        """The recorded step prices.
+
+        Raises:
+            StudyFailed: where a phase was never priced, because the calibration failed.
+        """
+        found = {}
+        for phase in phases:
+            known = self._known_price(phase)
+            if known is None:
+                why = self.failures[-1].error if self.failures else "no worker measured it"
+                raise StudyFailed(f"a step of {phase.name} needs a price before budgets mean steps, got none: {why}")
+            found[phase.price_fingerprint] = price_from_plain(known)
+        return Prices(by_phase=found)
+
+    def _known_price(self, phase: Phase) -> dict[str, Any] | None:
+        key = price_key(self.setting.problem["system"], phase, self.setting.placement, self._device())
+        return self.store.price(key)
+
+    def _device(self) -> str:
+        """The device that prices hold for: the one that this study's workers met, or else this machine's."""
+        known = read_json(self.folder / "device.json")
+        return known["device"] if known else device_kind()
+
+    # what happens on the way
+
+    def announce(self, works: Sequence[tuple[str, BranchWork]], prices: Prices) -> None:
+        """Tell the progress what is to come. Args: works: branches with the name that people see."""
+        seconds, stops = 0.0, 0
+        for label, work in works:
+            price = prices.of(work.branch.phase).per_step.device_seconds
+            kept = max([0, *self.store.finished_steps(work.branch)])
+            self._branches[work.branch.hash] = (label, price)
+            self._last_step[work.branch.hash] = kept
+            seconds += max(0, work.stops[-1].steps - kept) * price
+            stops += sum(
+                stop.evaluate and not self.judgement.is_evaluated(segment.hash)
+                for segment, stop in zip(work.segments, work.stops, strict=True)
+            )
+        self.progress.plan(device_seconds=seconds, cells=stops)
+
+    def _ready(self, spec: TrialSpec) -> bool:
+        roots = frozenset(self.setting.root(work.branch.seed) for work in spec.works)
+        return parents_are_kept(spec, self.store, roots)
+
+    def _ended(self, result: TrialResult) -> None:
+        if result.status == "failed":
+            self.failures.append(result)
+            self.progress.note(f"trial {result.spec.name} failed: {result.error}")
+
+    def _happened(self, spec: TrialSpec, event: Event) -> None:
+        reactions: dict[str, Callable[[TrialSpec, Event], None]] = {
+            "workers": self._keep_proof,
+            "price": self._keep_device,
+            "train": self._trained,
+            "evaluated": self._evaluated,
+            "segment": self._trained,
+        }
+        reactions[event.kind](spec, event)
+
+    def _keep_proof(self, spec: TrialSpec, event: Event) -> None:
+        """Who worked on what: rank, host, process and device of every worker of every trial."""
+        path = self.folder / "workers.json"
+        write_json(path, [*(read_json(path) or []), {"trial": spec.name, "time": event.timestamp, **event.notes}])
+        self.progress.advance(f"{spec.name}: {int(event.values['workers'])} workers")
+
+    def _keep_device(self, spec: TrialSpec, event: Event) -> None:
+        write_json(self.folder / "device.json", {"device": event.notes["device"]})
+        milliseconds = event.values["device_seconds_per_step"] * 1e3
+        self.progress.note(f"a step of {event.notes['phase']} costs {milliseconds:.3g} device-milliseconds")
+
+    def _trained(self, spec: TrialSpec, event: Event) -> None:
+        label, price = self._branches.get(event.branch, (spec.name, 0.0))
+        steps = event.step - self._last_step.get(event.branch, 0)
+        self._last_step[event.branch] = max(event.step, self._last_step.get(event.branch, 0))
+        self.progress.advance(f"{label} {event.step} steps", device_seconds=max(0, steps) * price)
+
+    def _evaluated(self, spec: TrialSpec, event: Event) -> None:
+        label, _ = self._branches.get(event.branch, (spec.name, 0.0))
+        self.progress.advance(f"{label} judged after {event.step} steps", cells=1)
