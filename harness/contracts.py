@@ -36,6 +36,12 @@ class Problem(Protocol):
     def estimates(self, records: Records, split: Literal["validation", "test"]) -> Mapping[str, Estimate]:
         """Estimates with intervals, from the merged records of all workers alone."""
 
+    def data_cost(self) -> Mapping[str, float]:
+        """What making the data took, as fields of a Cost; the same for every plan."""
+
+    def picture(self, records: Records | None) -> Mapping[str, np.ndarray]:
+        """What to draw of a model's samples (of the data where None): energy, and x in the plane or distances."""
+
 
 class TrialSource(Protocol):
     """Proposes trials when they are ready; learns how they ended."""

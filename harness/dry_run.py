@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from harness.address import resolve
 from harness.budget import Cost, Currency
 from harness.calibrate import device_kind, measure_price, price_from_plain, price_key
@@ -45,6 +47,7 @@ def known_prices(study: Study, store: Store) -> tuple[Prices, bool]:
         return Prices(by_phase={price.phase: price for price in prices}), False
     problem: Problem = resolve(study.setting.build)(study.setting.problem, cache=store.folder / "reference")
     data = problem.training_data(study.setting.seeds[0])
+    torch.set_num_threads(study.setting.placement.threads)
     by_phase = {}
     for phase in study.phases.all:
         if phase.price_fingerprint not in by_phase:
@@ -72,7 +75,9 @@ def evaluation_seconds(study: Study, store: Store, plans: Sequence[SeedPlan]) ->
             works=(replace(work, stops=work.stops[:1]),),
             placement=replace(study.setting.placement, workers=1),
         )
-        (Path(folder) / "reference").symlink_to((store.folder / "reference").resolve())
+        reference = (store.folder / "reference").resolve()
+        reference.mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "reference").symlink_to(reference)
         return sum(event.values.get("evaluation_device_seconds", 0.0) for event in run_trial(spec, Alone()))
 
 

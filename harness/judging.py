@@ -50,14 +50,21 @@ class Judgement:
         path = self.store.folder / "estimates" / f"{known['records']}-{split}-{ESTIMATES_VERSION}.json"
         kept = read_json(path)
         if kept is None:
-            made = self.problem.estimates(self._records(segment, known["records"]), split)
+            made = self.problem.estimates(self.records(segment), split)
             kept = {name: asdict(estimate) for name, estimate in made.items()}
             write_json(path, kept)
         return {name: Estimate(**value) for name, value in kept.items()}
 
-    def _records(self, segment: str, name: str) -> Records:
+    def records(self, segment: str) -> Records:
+        """The per-sample records of an evaluated segment.
+
+        Raises:
+            DamagedObject: where they cannot be read.
+        """
+        known = self.store.evaluation(segment, self.evaluation)
+        assert known is not None, f"segment {segment} is not evaluated"
         try:
-            return self.store.get_arrays(name)
+            return self.store.get_arrays(known["records"])
         except DamagedObject:
             self.store.forget_evaluation(segment, self.evaluation)
             raise

@@ -128,7 +128,7 @@ class PhaseSearch:
     def _judge(
         self, alive: list[Suggestion], works: Mapping[int, list[tuple[float, BranchWork]]], rung: int
     ) -> list[Suggestion]:
-        """Tell what is finished, report what is not; those that go on."""
+        """Tell what is finished or pruned, report what is not; those that go on."""
         last = rung == len(self.judge.budgets)
         going = []
         for suggestion in alive:
@@ -137,7 +137,7 @@ class PhaseSearch:
             if last or value is None:
                 self.search.tell(suggestion.number, value)
             elif self.search.report(suggestion.number, rung, value):
-                continue
+                self.search.tell(suggestion.number, None)
             else:
                 going.append(suggestion)
         return going

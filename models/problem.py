@@ -5,6 +5,8 @@ Built on every worker from plain settings, so that the settings alone say what w
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from models.contracts import Batch, Objective, whole_batch
 from models.couplings import Coupling, EquivariantOptimalTransport, Independent, OptimalTransport
-from models.estimators import DataRecords, Estimate, ModelRecords, estimate_all
+from models.estimators import DataRecords, Estimate, ModelRecords, estimate_all, pair_distances
 from models.flows.continuous import ContinuousFlow
 from models.flows.prior import GaussianPrior
 from models.flows.solvers import Dopri5
@@ -74,6 +76,8 @@ def evaluation_settings(target: str, *, samples: int | None = None, tolerance: f
     recipe = system_of(target).recipe
     if samples is not None and not 32 <= samples <= EVALUATION_POOL:
         raise ValueError(f"an evaluation takes 32 to {EVALUATION_POOL} samples, got {samples}; write for example 2048")
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise ValueError(f"a solver's tolerance must be positive and finite, got {tolerance}; write for example 1e-5")
     dtype = str(recipe.evaluation_dtype).removeprefix("torch.")
     return {"samples": samples or recipe.evaluation_samples, "tolerance": tolerance, "dtype": dtype}
 
@@ -140,7 +144,7 @@ class BoltzmannProblem:
 
     def evaluate(self, flow: ContinuousFlow, *, rank: int, workers: int) -> dict[str, np.ndarray]:
         dtype = getattr(torch, self.evaluation["dtype"])
-        judged = flow.to(dtype)
+        judged = copy.deepcopy(flow).to(dtype)
         solver = Dopri5(rtol=self.evaluation["tolerance"], atol=self.evaluation["tolerance"])
         n = self.evaluation["samples"]
         rows = slice(n * rank // workers, n * (rank + 1) // workers)
@@ -196,6 +200,29 @@ class BoltzmannProblem:
             seed=0,
             expensive=expensive,
         )
+
+    def data_cost(self) -> dict[str, float]:
+        """Reference samples and the forces at one training set (energies in kT; seconds where they were made)."""
+        target, reference = self.physics.target, self.reference
+        forces = reference.force_evaluations + self.system["train_samples"]
+        return {
+            "samples": self.system["train_samples"],
+            "energy_evaluations": reference.energy_evaluations,
+            "force_evaluations": forces,
+            "flops": float(target.energy_flops * (reference.energy_evaluations + forces)),
+            "device_seconds": reference.device_seconds,
+        }
+
+    def picture(self, records: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+        target = self.physics.target
+        if records is None:
+            x_BD = self.points("test")
+            x, energy = x_BD.numpy(), target.energy(x_BD).numpy()
+        else:
+            x, energy = records["model/x"], records["model/energy"]
+        if target.space.mean_free:
+            return {"energy": energy, "distances": pair_distances(x, target.space)}
+        return {"energy": energy, "x": x} if target.space.dim == 2 else {"energy": energy}
 
 
 def objective_of(settings: Mapping[str, Any], system: System) -> Objective:

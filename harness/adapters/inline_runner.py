@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from harness.adapters.failure import one_line
 from harness.address import resolve
 from harness.collective import Alone
 from harness.contracts import TrialSource
@@ -54,12 +55,12 @@ class InlineRunner:
         try:
             events = iter(resolve(self.worker)(spec, Alone()))
         except Exception as error:
-            return describe(error)
+            return one_line(error)
         while True:
             try:
                 event = next(events, None)
             except Exception as error:
-                return describe(error)
+                return one_line(error)
             if event is None:
                 return ""
             on_event(spec, event)
@@ -71,12 +72,6 @@ def check_placement(spec: TrialSpec) -> None:
             f"the inline runner is one worker, got a trial for {spec.placement.workers}; "
             "write --workers 1 or --runner ray"
         )
-
-
-def describe(error: BaseException) -> str:
-    """One line that tells what went wrong: the kind of error and its first line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @contextmanager

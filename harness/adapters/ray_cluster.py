@@ -7,7 +7,9 @@ import secrets
 from pathlib import Path
 
 import ray
+from ray import PlacementGroupID
 from ray._private.state import state
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.adapters.ray_session import cores
@@ -91,3 +93,10 @@ def read_text(file: str) -> str:
     """The file's text on the node that runs this, "" where there is no such file."""
     path = Path(file)
     return path.read_text() if path.exists() else ""
+
+
+def remove_all_groups() -> None:
+    """Free everything that is reserved for workers: for a Ray of our own in which no worker lives any more."""
+    for hexadecimal, group in placement_group_table().items():
+        if group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(hexadecimal))))

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import ray
 from ray import tune
 from ray.tune.search import Searcher
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.queue import Queue
 
-from harness.adapters.ray_cluster import check_cores, check_room, check_shared, demand
+from harness.adapters.ray_cluster import check_cores, check_room, check_shared, demand, remove_all_groups
 from harness.adapters.ray_session import RaySession, open_session, starts_locally
 from harness.adapters.ray_worker import ERROR, drive_trial
 from harness.contracts import TrialSource
@@ -119,6 +120,12 @@ class RayRunner:
             ),
         )
         tuner.fit()
+        trials.poll()
+        if not trials.finished:
+            raise RuntimeError(
+                "all trials must end before Tune does, but it left some; run the same command again, and see "
+                f"{self.folder / 'ray_logs'}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +155,7 @@ class Trials:
         self._ended: list[tuple[str, str]] = []
         self._polled_at = self._refreshed_at = 0.0
         self._shared: set[str] = set()
+        self._groups: dict[str, PlacementGroup | None] = {}
 
     # placing
 
@@ -207,12 +215,23 @@ class Trials:
             self._refreshed_at = time.monotonic()
 
     def _pass_on_events(self) -> None:
-        for trial_id, events in self.events.get_nowait_batch(self.events.qsize()):
-            for event in events:
+        for trial_id, report in self.events.get_nowait_batch(self.events.qsize()):
+            self._groups[trial_id] = report.get("group", self._groups.get(trial_id))
+            for event in report["events"]:
                 self.on_event(self._running[trial_id].spec, event)
+
+    def lost_driver(self, trial_id: str) -> None:
+        """Free what the workers of a lost driver held. Train's own cleaner does that only where a dashboard runs."""
+        self._pass_on_events()
+        group = self._groups.pop(trial_id, None)
+        if group is not None:
+            remove_placement_group(group)
+        elif self.session.record is not None and self._running.keys() == {trial_id}:
+            remove_all_groups()
 
     def _tell(self, trial_id: str, error: str) -> None:
         trial = self._running.pop(trial_id)
+        self._groups.pop(trial_id, None)
         seconds = time.monotonic() - trial.since
         status: Literal["finished", "failed"] = "failed" if error else "finished"
         self.source.tell(TrialResult(spec=trial.spec, status=status, error=error, wall_seconds=seconds))
@@ -256,6 +275,12 @@ class Watcher(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.trials.poll()
         self.interruption.check()
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.trials.lost_driver(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.trials.lost_driver(trial.trial_id)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -11,8 +11,10 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.placement_group import get_current_placement_group
 from ray.util.queue import Queue
 
+from harness.adapters.failure import one_line
 from harness.address import resolve
 from harness.collective import Alone, Collective, ProcessGroup
 from harness.trial import Event, Placement, TrialSpec
@@ -31,7 +33,7 @@ def drive_trial(
     """Run one trial's workers to the end: the function that Tune places. Its workers may die and are replaced.
 
     Args:
-        config: {"spec": the TrialSpec as JSON}. events: where reported events go. worker: address of the trial's work.
+        config: {"spec": the TrialSpec as JSON}. events: where reports go. worker: address of the trial's work.
         folder: where Train keeps its state. max_failures: how often a worker group is restarted.
     """
     spec = TrialSpec.from_json(config["spec"])
@@ -73,10 +75,14 @@ def process_group_backend(placement: Placement) -> str:
 
 
 def work(config: dict[str, Any]) -> None:
-    """One rank of a trial. `ray.train.report` is collective, so all ranks report at the same events."""
+    """One rank of a trial. `ray.train.report` is collective, so all ranks report at the same events.
+
+    The first report says which resources the workers hold, so that the study can free them if the driver is lost.
+    """
     spec = TrialSpec.from_json(config["spec"])
     if spec.placement.gpus_per_worker > 0:
         torch.cuda.set_device(get_device())
+    ray.train.report({"events": [], "group": get_current_placement_group()})
     collective: Collective = ProcessGroup() if spec.placement.workers > 1 else Alone()
     batch: list[Event] = []
     reported_at = -math.inf
@@ -89,7 +95,7 @@ def work(config: dict[str, Any]) -> None:
 
 
 class Forwarder(UserCallback):
-    """In Train's controller: passes rank 0's events on to the study, and ends trials that would only fail again.
+    """In Train's controller: passes rank 0's reports on to the study, and ends trials that would only fail again.
 
     Tune's own callback hands reports to a queue of length one that the driver empties only when Tune asks for the next
     result; a report that is still there when the driver returns blocks it for good. Hence a queue of our own.
@@ -101,7 +107,7 @@ class Forwarder(UserCallback):
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Ray waits for this, so a trial that has ended has all its events in the queue."""
-        self.events.put_nowait((self.trial_id, metrics[0]["events"]))
+        self.events.put_nowait((self.trial_id, metrics[0]))
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in map(innermost, worker_exceptions.values()):
@@ -126,8 +132,3 @@ def cause(error: TrainingFailedError) -> str:
     errors = {rank: innermost(failure) for rank, failure in sorted(failures.items())}
     rank, first = min(errors.items(), key=lambda item: (not isinstance(item[1], HOPELESS), item[0]))
     return f"{one_line(first)} (worker {rank})"
-
-
-def one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

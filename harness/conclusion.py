@@ -1,0 +1,191 @@
+"""From judged cells to the answer: tables for the reader, files for other programs, pictures, one summary run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.budget import Cost, Currency
+from harness.contracts import Point
+from harness.crossover import crossover
+from harness.export import answer, write_answer, write_frontier, write_surface
+from harness.figure_samples import SamplePanel, draw_samples
+from harness.figures import draw_frontier, draw_shares, draw_surface
+from harness.frontier import BudgetAnswer, Outcome, best_splits
+from harness.laws import laws_of
+from harness.recording import RESOLUTION
+from harness.report import answer_table, crossover_table, laws_text, savings_table
+from harness.savings import GridCost, naive_grid_cost
+from harness.study import StudyRun
+from harness.surface import Cell
+
+SUMMARY = "summary"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bill:
+    """What a study took, training beside what is off the clock, in device-seconds.
+
+    Attributes:
+        training: spent on the whole tree at the recorded step prices. evaluation: on judging cells. data: on making
+            reference samples and forces, once for all plans.
+    """
+
+    training: float
+    evaluation: float
+    data: Cost
+
+
+def conclude_study(run: StudyRun, cells: Sequence[Cell]) -> str:
+    """Write everything under the study's folder and into the summary run; the text to print."""
+    study = run.study
+    answers = best_splits(cells, study.budgets, study.question)
+    savings = grid_costs(run, cells)
+    bill = bill_of(run, cells)
+    files = write_files(run, cells, answers, savings, bill)
+    text = "\n\n".join([*tables(run, cells, answers, savings), bill_text(bill), *failures(run)])
+    summarise(run, answers, files, text)
+    return f"{text}\n\n{where(run, files)}"
+
+
+def grid_costs(run: StudyRun, cells: Sequence[Cell]) -> dict[str, GridCost]:
+    question, budgets = run.study.question, run.study.budgets
+    return {
+        "all tails": naive_grid_cost(cells, budgets),
+        f"{question.second_title} tails": naive_grid_cost(cells, budgets, tails=(question.second,)),
+    }
+
+
+def bill_of(run: StudyRun, cells: Sequence[Cell]) -> Bill:
+    prices = run.prices()
+    spent = (prices.cost(w.branch.phase, w.stops[-1].steps) for plan in run.plans for w in plan.tree if w.stops)
+    return Bill(
+        training=sum(cost.device_seconds for cost in spent),
+        evaluation=sum(cell.evaluation_device_seconds for cell in cells),
+        data=Cost(**run.session.problem.data_cost()),
+    )
+
+
+def tables(
+    run: StudyRun, cells: Sequence[Cell], answers: Sequence[BudgetAnswer], savings: dict[str, GridCost]
+) -> list[str]:
+    question, currency = run.study.question, run.study.currency
+    parts = [
+        answer_table(answers, question),
+        crossover_table(crossover(cells, currency, question), currency, question),
+        savings_table(list(savings.items()), currency),
+        laws_text(laws_of(answers, question), question, currency),
+    ]
+    return [part for part in parts if part]
+
+
+def bill_text(bill: Bill) -> str:
+    return (
+        f"training: {bill.training:.0f} device-seconds at recorded prices; off the clock: judging "
+        f"{bill.evaluation:.0f} device-seconds, data {bill.data.device_seconds:.1f} device-seconds "
+        f"({bill.data.energy_evaluations:,} energies, {bill.data.force_evaluations:,} forces)"
+    )
+
+
+def failures(run: StudyRun) -> list[str]:
+    return [f"failed: {result.spec.name}: {result.error}" for result in run.session.failures]
+
+
+def where(run: StudyRun, files: Sequence[Path]) -> str:
+    names = ", ".join(file.name for file in files)
+    return f"in {run.folder}:\n  {names}\ndashboard: make dashboard"
+
+
+def write_files(
+    run: StudyRun,
+    cells: Sequence[Cell],
+    answers: Sequence[BudgetAnswer],
+    savings: dict[str, GridCost],
+    bill: Bill,
+) -> list[Path]:
+    study, folder = run.study, run.folder
+    question, currency = study.question, study.currency
+    names = ("surface.csv", "frontier.csv", "answer.json", "surface.png", "frontier.png", "shares.png", "samples.png")
+    surface, frontier, told, surface_png, frontier_png, shares_png, samples_png = (folder / name for name in names)
+    write_surface(surface, cells, currency, question)
+    write_frontier(frontier, answers, question)
+    crossings = crossover(cells, currency, question)
+    value = answer(answers, question, crossings=crossings, laws=laws_of(answers, question), savings=savings)
+    write_answer(told, with_bill(value, bill, study.currency))
+    draw_surface(surface_png, cells, study.budgets, question)
+    draw_frontier(frontier_png, answers, question)
+    draw_shares(shares_png, answers, question)
+    draw_samples(samples_png, sample_panels(run, answers))
+    return [folder / name for name in names]
+
+
+def with_bill(value: dict[str, Any], bill: Bill, currency: Currency) -> dict[str, Any]:
+    """Answers with and without the cost of the data: all plans use the same data, so it shifts every budget alike."""
+    data = bill.data.amount(currency)
+    for budget in value["budgets"]:
+        budget["budget_with_data"] = budget["budget"] + data
+    return value | {
+        "device_seconds": {
+            "training": bill.training,
+            "evaluation_off_the_clock": bill.evaluation,
+            "data_off_the_clock": bill.data.device_seconds,
+        }
+    }
+
+
+def sample_panels(run: StudyRun, answers: Sequence[BudgetAnswer]) -> list[SamplePanel]:
+    """The data, and the models of the first seed at the largest budget: first phase only, and the best hybrid."""
+    question, problem = run.study.question, run.session.problem
+    panels = [SamplePanel(title="data", **problem.picture(None))]
+    if not answers:
+        return panels
+    last = answers[-1]
+    for title, outcome in ((f"{question.first_title} only", last.first_only), ("best hybrid", last.hybrid)):
+        if outcome is not None:
+            records = run.session.judgement.records(segment_of(outcome))
+            panels.append(SamplePanel(title=f"{title}, {last.budget}", **problem.picture(records)))
+    return panels
+
+
+def segment_of(outcome: Outcome) -> str:
+    first_seed = min(outcome.readings)
+    return outcome.readings[first_seed].segments[-1]
+
+
+def summarise(run: StudyRun, answers: Sequence[BudgetAnswer], files: Sequence[Path], text: str) -> None:
+    """One run of the tracker that holds the study's parameters, its answer against budget, files and pictures."""
+    study, recorder = run.study, run.recorder
+    params = {
+        "budgets": ", ".join(str(budget) for budget in study.budgets),
+        "seeds": len(study.setting.seeds),
+        "workers": study.setting.placement.workers,
+        **{f"system.{key}": value for key, value in study.setting.problem["system"].items()},
+        **{f"evaluation.{key}": value for key, value in study.setting.problem["evaluation"].items()},
+    }
+    recorder.start(SUMMARY, name=f"summary · {study.name}", params=params, tags={"plan": SUMMARY})
+    recorder.record(SUMMARY, [point for answered in answers for point in answer_points(run, answered)])
+    for file in [*files, run.folder / "study.json"]:
+        if file.exists():
+            recorder.attach(SUMMARY, file)
+    recorder.describe(SUMMARY, f"```\n{text}\n```")
+    recorder.finish(SUMMARY, "failed" if run.session.failures else "finished")
+
+
+def answer_points(run: StudyRun, answered: BudgetAnswer) -> list[Point]:
+    question = run.study.question
+    step = round(answered.budget.amount * RESOLUTION[answered.budget.currency])
+    now = time.time()
+    points = [Point(metric="answer/best_share", value=answered.best.share, step=step, timestamp=now)]
+    ways = {
+        "best": answered.best,
+        "hybrid": answered.hybrid,
+        f"{question.first}_only": answered.first_only,
+        f"{question.second}_only": answered.second_only,
+    }
+    for way, outcome in ways.items():
+        for name, score in ({} if outcome is None else outcome.scores).items():
+            points.append(Point(metric=f"answer/{way}_{name}", value=score.value, step=step, timestamp=now))
+    return points
