@@ -1,31 +1,22 @@
-"""One command line for every study: the options that all share, and what happens with them."""
+"""One command line for every study: the options that all share, and how their texts are read."""
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
-import tempfile
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import tyro
 
-from harness.address import resolve
 from harness.budget import Budget
-from harness.checkpoint import write_json
-from harness.identity import Settings, plain
+from harness.identity import Settings
 from harness.question import Question
 from harness.session import Setting, StudyFailed
 from harness.split import SplitPhases
-from harness.study import Study, StudyRun
+from harness.study import Study
 from harness.trial import Placement
 from harness.tuning import Tuning
-
-PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "scipy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +25,6 @@ class StudyOptions:
 
     target: str = "gmm4"
     """gmm4, gmm40, dw4, lj13, lj55, or module:function for a target of your own."""
-    budget: str | None = None
-    """The largest budget: 60s, 2h (device-seconds of all workers) or 3e13flop (default: what suits the target)."""
-    budgets: str = "4"
-    """How many budgets, each half of the next, or a list with units: 1s,3s,10s."""
-    splits: int = 5
-    """Trunk checkpoints that tails start from, besides the untrained model; at least 2."""
-    shares: str | None = None
-    """Instead of --splits: the trunk's shares of the largest budget, for example 0.05,0.2,0.5."""
     seeds: str = "3"
     """How many seeds, or a list such as 3,5,8. A claim needs at least five."""
     workers: int = 2
@@ -52,8 +35,6 @@ class StudyOptions:
     """GPUs (or a share of one) of a worker."""
     concurrent: int | None = None
     """Most trials at once (default: as many as fit)."""
-    place: Literal["study", "seed", "branch"] = "study"
-    """What one worker group trains: all, a seed's tree, or (on a cluster) a branch. The numbers are the same."""
     runner: Literal["ray", "inline"] = "ray"
     """ray: workers under Ray Train. inline: one worker in this process."""
     address: str | None = None
@@ -62,10 +43,6 @@ class StudyOptions:
     """Folder of results, checkpoints and records."""
     tracking_uri: str | None = None
     """An MLflow server (default: an SQLite file under --output)."""
-    tune: int = 0
-    """Settings tried for each phase before the study (0: none)."""
-    search: Literal["tpe", "grid"] = "tpe"
-    """How settings are proposed: Optuna's TPE, or a grid."""
     train_samples: int | None = None
     """Rows of a training set (default: what suits the target)."""
     data: Path | None = None
@@ -80,24 +57,49 @@ class StudyOptions:
     """Tolerance of dopri5 when models are judged."""
     checkpoint_seconds: float = 20.0
     """Longest training between two checkpoints: what a kill can cost."""
+
+    def setting(self, *, build: str, problem: Settings) -> Setting:
+        """What all trials of the study share. The inline runner has one worker."""
+        workers = 1 if self.runner == "inline" else self.workers
+        return Setting(
+            build=build,
+            problem=problem,
+            seeds=parse_seeds(self.seeds),
+            placement=Placement(workers=workers, threads=self.threads, gpus_per_worker=self.gpus_per_worker),
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions(StudyOptions):
+    """Options of studies that split budgets."""
+
+    budget: str | None = None
+    """The largest budget: 60s, 2h (device-seconds of all workers) or 3e13flop (default: what suits the target)."""
+    budgets: str = "4"
+    """How many budgets, each half of the next, or a list with units: 1s,3s,10s."""
+    splits: int = 5
+    """Trunk checkpoints that tails start from, besides the untrained model; at least 2."""
+    shares: str | None = None
+    """Instead of --splits: the trunk's shares of the largest budget, for example 0.05,0.2,0.5."""
+    place: Literal["study", "seed", "branch"] = "study"
+    """What one worker group trains: all, a seed's tree, or (on a cluster) a branch. The numbers are the same."""
+    tune: int = 0
+    """Settings tried for each phase before the study (0: none)."""
+    search: Literal["tpe", "grid"] = "tpe"
+    """How settings are proposed: Optuna's TPE, or a grid."""
+
     dry_run: bool = False
     """Print what would be done and what it would cost, and stop."""
 
-    def make_study(
-        self, *, name: str, question: Question, build: str, problem: Settings, phases: SplitPhases, budget: str
+    def split_study(
+        self, *, name: str, question: Question, setting: Setting, phases: SplitPhases, budget: str
     ) -> Study:
         """The study of these options. `budget` is the largest one where the user gave none."""
-        workers = 1 if self.runner == "inline" else self.workers
         return Study(
             name=name,
             question=question,
-            setting=Setting(
-                build=build,
-                problem=problem,
-                seeds=parse_seeds(self.seeds),
-                placement=Placement(workers=workers, threads=self.threads, gpus_per_worker=self.gpus_per_worker),
-                checkpoint_seconds=self.checkpoint_seconds,
-            ),
+            setting=setting,
             phases=phases,
             budgets=parse_budgets(self.budget or budget, self.budgets),
             splits=self.splits,
@@ -147,127 +149,14 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def conclude(kind: type[Any]) -> None:
-    """Parse the command line, then run, resume or dry-run the study. The whole program of a study's file."""
+    """Parse the command line and run what it asks for. The whole program of a study's file.
+
+    Args:
+        kind: a dataclass of options with `execute() -> str`, the text to print.
+    """
     options = tyro.cli(kind)
     try:
-        run_options(options)
+        print(options.execute())
     except (ValueError, StudyFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-
-
-def run_options(options: Any) -> None:
-    study: Study = options.study()
-    check_output(options.output)
-    if options.dry_run:
-        from harness.dry_run import describe
-
-        print(describe(study, options.output))
-        return
-    check_problem(study, options.output)
-    execute(study, options)
-
-
-def check_output(output: Path) -> None:
-    """Raise ValueError unless files can be written under `output`."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"the output folder must be writable, got {output} ({error.strerror}); write --output with another folder"
-        ) from error
-
-
-def check_problem(study: Study, output: Path) -> None:
-    """Make or read the reference samples and the training data before anything else starts."""
-    problem = resolve(study.setting.build)(study.setting.problem, cache=output / "store" / "reference")
-    problem.training_data(study.setting.seeds[0])
-    for phase in study.phases.all:
-        problem.objective(phase.objective)
-
-
-def execute(study: Study, options: Any) -> None:
-    """Run the study with the tools that the options name; a plan never waits for them, so they are imported here."""
-    from harness.adapters.mlflow_recorder import MlflowRecorder
-    from harness.conclusion import conclude_study
-
-    folder = options.output / study.name / study.id
-    write_json(folder / "study.json", described(study))
-    recorder = MlflowRecorder(
-        database=None if options.tracking_uri else options.output / "mlflow.db",
-        tracking_uri=options.tracking_uri,
-        artifacts=options.output / "artifacts",
-        study=study.id,
-        experiment=f"{study.name} {options.target}",
-    )
-    try:
-        run = StudyRun(
-            study,
-            output=options.output,
-            runner=runner_of(options, folder),
-            recorder=recorder,
-            make_search=search_factory(options, study, folder),
-        )
-        print(conclude_study(run, run.run()))
-    finally:
-        recorder.close()
-
-
-def runner_of(options: Any, folder: Path) -> Any:
-    if options.runner == "inline":
-        from harness.adapters.inline_runner import InlineRunner
-
-        return InlineRunner()
-    from harness.adapters.ray_runner import RayRunner
-
-    return RayRunner(address=options.address, concurrent=options.concurrent, folder=folder / "ray")
-
-
-def search_factory(options: Any, study: Study, folder: Path) -> Any:
-    """Makes the search for one phase's settings; every search has a file of its own and can be resumed."""
-
-    def make(name: str, space: Any) -> Any:
-        if options.search == "grid":
-            from harness.grid_search import GridSearch, grid
-
-            points = grid(grid_of(space, options.tune))
-            return GridSearch(points=points, storage=folder / f"search-{name}.json")
-        from harness.adapters.optuna_search import OptunaSearch
-
-        return OptunaSearch(
-            name=name,
-            space=space,
-            trials=options.tune,
-            seed=study.setting.seeds[0],
-            storage=folder / f"search-{name}.journal",
-            pruner="median",
-        )
-
-    return make
-
-
-def grid_of(space: Any, count: int) -> dict[str, Any]:
-    """Evenly spread choices (in the logarithm where the range asks for it) in place of ranges."""
-    from harness.contracts import Choice, FloatRange
-
-    choices = {}
-    for name, domain in space.items():
-        if isinstance(domain, FloatRange):
-            spread = np.geomspace if domain.log else np.linspace
-            domain = Choice(options=tuple(float(v) for v in spread(domain.low, domain.high, count)))
-        choices[name] = domain
-    return choices
-
-
-def described(study: Study) -> dict[str, Any]:
-    """Everything needed to repeat a study: its values, the command and the versions it ran on."""
-    return {
-        "id": study.id,
-        "study": plain(study),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "cores": os.cpu_count(),
-    }

@@ -36,7 +36,7 @@ class Problem(Protocol):
     def estimates(self, records: Records, split: Literal["validation", "test"]) -> Mapping[str, Estimate]:
         """Estimates with intervals, from the merged records of all workers alone."""
 
-    def data_cost(self) -> Mapping[str, float]:
+    def data_cost(self) -> Mapping[str, Any]:
         """What making the data took, as fields of a Cost; the same for every plan."""
 
     def picture(self, records: Records | None) -> Mapping[str, np.ndarray]:

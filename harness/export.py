@@ -117,14 +117,16 @@ def methods(question: Question) -> str:
     return (
         f"One {first} trunk a seed; from checkpoints of it and from the untrained model two tails start, {second} and "
         f"{first} at its fine-tuning settings. Costs are as-if: what a plan would have cost alone, at measured step "
-        f"prices. {first} only is each seed's better of trunk and refined trunk, by validation. A share is the trunk's "
+        f"prices. {first} only is each seed's best of trunk and refined trunks by that seed's own validation points, "
+        "which favours it over the hybrids. A share is the trunk's "
         f"part of the cost of a plan that ends with {second}. The best share has the best mean {metric.name} over "
         f"seeds on validation points ({metric.direction}; compared by its {scale}); its score is that of each seed's "
         "test points at the share that the other seeds choose. Its set holds the shares whose paired 95 % t interval "
         "over seeds against that does not lie on the worse side. A model within "
         f"{MEASURED_BELOW:.0%} below a budget counts as measured there; between evaluated models values are "
         "interpolated in the logarithm of the cost and marked; nothing is extrapolated. Diverged models (not finite, "
-        "or worse than untrained) rank last. seed_lo and seed_hi: 95 % t interval over seeds; eval_lo and eval_hi: "
+        "or worse than untrained) rank last: a share with fewer diverged seeds "
+        "goes before one with more. seed_lo and seed_hi: 95 % t interval over seeds; eval_lo and eval_hi: "
         "bootstrap over test points."
     )
 

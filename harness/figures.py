@@ -71,7 +71,7 @@ def draw_frontier(path: Path, answers: Sequence[BudgetAnswer], question: Questio
     finish(
         figure,
         path,
-        f"Bars: 95 % t interval over {_span(seeds)} seed(s); test points n = {_span(n)}. Shares chosen on validation "
+        f"Bars: 95 % t interval over {_seeds(seeds)}; test points n = {_span(n)}. Shares chosen on validation "
         "points of the other seeds. Open markers: interpolated. Band: shares not shown to be worse than the best.",
     )
 
@@ -95,9 +95,7 @@ def draw_shares(path: Path, answers: Sequence[BudgetAnswer], question: Question)
     if answers:
         axis.legend(title="budget", loc="center left", bbox_to_anchor=(1.0, 0.5))
     seeds = {len(a.seeds) for a in answers}
-    finish(
-        figure, path, f"Mean of {_span(seeds)} seed(s) on test points, 95 % t interval over seeds. Ring: best share."
-    )
+    finish(figure, path, f"Mean of {_seeds(seeds)} on test points, 95 % t interval over seeds. Ring: best share.")
 
 
 def _curves(
@@ -178,7 +176,7 @@ def _surface_caption(cells: Sequence[Cell], metric: MetricChoice) -> str:
     n = {c.test[metric.name].n for c in cells if metric.name in c.test}
     mean = "geometric mean" if metric.log else "mean"
     return (
-        f"Strong lines: {mean} of {seeds} seed(s), thin lines: each seed; test points n = {_span(n)}. "
+        f"Strong lines: {mean} of {_seeds([seeds])}, thin lines: each seed; test points n = {_span(n)}. "
         f"Vertical lines: budgets. {lost} of {len(cells)} models diverged and are not drawn."
     )
 
@@ -198,7 +196,7 @@ def _frontier(axis: Axes, answers: Sequence[BudgetAnswer], question: Question) -
                 axis.plot(x, score.value, marker, ms=5, mfc="white", mec=colour, zorder=4)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator([a.budget.amount for a in answers]))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda amount, _: f"{amount:.3g}"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda amount, _: f"{amount:.4g}"))
     axis.xaxis.set_minor_locator(NullLocator())
     _metric_axis(axis, question.metric)
     axis.grid(axis="y", color=FAINT, lw=0.7)
@@ -234,6 +232,11 @@ def _best_share(axis: Axes, answers: Sequence[BudgetAnswer], question: Question)
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axis.set_ylabel(f"best {question.first_title} share")
     axis.set_title(f"How much {question.first_title}, how much {question.second_title}")
+
+
+def _seeds(counts: Iterable[int]) -> str:
+    text = _span(counts)
+    return f"{text} seed" if text == "1" else f"{text} seeds"
 
 
 def _span(numbers: Iterable[int]) -> str:

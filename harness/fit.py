@@ -87,7 +87,7 @@ class Fit:
 def too_few(budgets: Sequence[float]) -> str:
     """Why no law may be fitted on these budgets; "" where one may."""
     count = len(set(budgets))
-    decades = math.log10(max(budgets) / min(budgets)) if budgets else 0.0
+    decades = math.log10(max(budgets) / min(budgets)) if count else 0.0
     if count >= SMALLEST_COUNT and decades >= SMALLEST_DECADES - 1e-9:
         return ""
     return (

@@ -179,9 +179,15 @@ def _of(candidates: Sequence[Candidate], seeds: Sequence[int], question: Questio
 
 
 def _chosen(candidates: Sequence[Candidate], seeds: Sequence[int], question: Question) -> Outcome:
-    """Leave one seed out; a lone seed has to choose for itself, on other points than it is judged on."""
-    overall = choose(candidates, seeds, question.metric)
-    picks = {s: choose(candidates, [o for o in seeds if o != s] or [s], question.metric) for s in seeds}
+    """Leave one seed out; a lone seed has to choose for itself, on other points than it is judged on.
+
+    A share that diverged at any seed is behind the sound ones for all: to hide that from the seed it happened to would
+    leave a budget without a score, and the rate of every share is reported anyway.
+    """
+    fewest = min(c.diverged for c in candidates)
+    sound = [c for c in candidates if c.diverged == fewest]
+    overall = choose(sound, seeds, question.metric)
+    picks = {s: choose(sound, [o for o in seeds if o != s] or [s], question.metric) for s in seeds}
     readings = {seed: pick.readings[seed] for seed, pick in picks.items()}
     scores = {metric.name: score_of(list(readings.values()), metric) for metric in question.metrics}
     return Outcome(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Literal
 
@@ -11,7 +11,7 @@ from harness.checkpoint import DamagedObject, Store, read_json, write_json
 from harness.contracts import Problem, Records
 from harness.identity import Settings
 from harness.question import Question
-from harness.split import PlannedCell, SeedPlan
+from harness.split import PlannedCell
 from harness.surface import Cell
 from harness.worker import evaluation_key
 from models.estimators import Estimate
@@ -76,13 +76,16 @@ class Judgement:
         metric = self.question.metric
         return metric.loss(self.estimates(segment, "validation")[metric.name].value)
 
-    def cells(self, plan: SeedPlan) -> list[Cell]:
-        """The judged cells of one seed; what is not evaluated yet is left out."""
-        untrained = next(cell for cell in plan.cells if cell.tail == "" and cell.fork_steps == 0)
+    def judged(self, planned: Sequence[PlannedCell]) -> list[Cell]:
+        """The judged cells of one seed; what is not evaluated yet is left out.
+
+        The first planned cell is the untrained model: what is worse has diverged.
+        """
+        untrained, *_ = planned
         if not self.is_evaluated(untrained.segment):
             return []
         worst = self.estimates(untrained.segment, "validation")[self.quality].value
-        return [self._cell(planned, worst) for planned in plan.cells if self.is_evaluated(planned.segment)]
+        return [self._cell(cell, worst) for cell in planned if self.is_evaluated(cell.segment)]
 
     def _cell(self, planned: PlannedCell, worst: float) -> Cell:
         validation = self.estimates(planned.segment, "validation")

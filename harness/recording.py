@@ -6,12 +6,13 @@ Only what is durable in the store is recorded, so a training step that was repea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from harness.budget import Currency
 from harness.checkpoint import Store
 from harness.contracts import Point, Recorder
-from harness.plan import Branch
+from harness.plan import Branch, Phase
 from harness.split import PlannedCell, Prices, SeedPlan
 from harness.surface import Cell
 from harness.trial import Event
@@ -22,26 +23,50 @@ RESOLUTION = {Currency.DEVICE_SECONDS: 1e3, Currency.FLOP: 1e-6}
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRun:
-    """One run of the tracker: a seed's way along the trunk and, where there is one, into a tail."""
+    """One run of the tracker: a seed's way through the phases of a plan.
 
-    key: str
+    Attributes:
+        ways: the branches that the plan passes, each with the steps taken in it. cells: what is judged on the way.
+    """
+
     seed: int
-    trunk: Branch
-    fork_steps: int
-    tail: Branch | None
+    ways: tuple[tuple[Branch, int], ...]
     cells: tuple[PlannedCell, ...] = field(repr=False)
 
     @property
+    def key(self) -> str:
+        *before, (last, _) = self.ways
+        passed = [f"{branch.phase.name}@{steps}" for branch, steps in before]
+        return "/".join([f"seed{self.seed}", *passed, last.phase.name])
+
+    @property
     def name(self) -> str:
-        trunk = f"{self.trunk.phase.name} {self.fork_steps}"
-        return f"seed {self.seed} · {trunk}" + ("" if self.tail is None else f" → {self.tail.phase.name}")
+        *before, (last, _) = self.ways
+        return " → ".join([f"seed {self.seed} · ", *(f"{b.phase.name} {n}" for b, n in before), last.phase.name])
 
     @property
     def plan(self) -> str:
         """The kind of plan, to filter on."""
-        if self.tail is None:
-            return f"{self.trunk.phase.name} only"
-        return self.tail.phase.name + (" only" if self.fork_steps == 0 else f" after {self.trunk.phase.name}")
+        *before, (last, _) = self.ways
+        names = ", ".join(branch.phase.name for branch, _ in before)
+        return f"{last.phase.name} after {names}" if before else f"{last.phase.name} only"
+
+    @property
+    def steps_before(self) -> int:
+        return sum(steps for _, steps in self.ways[:-1])
+
+    def params(self) -> dict[str, Any]:
+        """The settings of every phase on the way, and where it began."""
+        settings: dict[str, Any] = {"seed": self.seed, "fork_steps": self.steps_before}
+        for number, (branch, _) in enumerate(self.ways, start=1):
+            settings |= {f"phase{number}.{key}": value for key, value in flat(branch.phase).items()}
+        return settings
+
+
+def flat(phase: Phase) -> dict[str, Any]:
+    """A phase's settings in one level, for a tracker's parameters."""
+    optimiser = {key: value for key, value in asdict(phase.optimiser).items() if value is not None}
+    return {"phase": phase.name, **phase.objective, **optimiser, "batch": phase.batch}
 
 
 def plan_runs(plan: SeedPlan) -> tuple[PlanRun, ...]:
@@ -49,19 +74,15 @@ def plan_runs(plan: SeedPlan) -> tuple[PlanRun, ...]:
     trunk_work, *tails = plan.tree.works
     trunk = trunk_work.branch
     on_trunk = tuple(cell for cell in plan.cells if cell.tail == "")
-    runs = [_run(plan.seed, trunk, trunk_work.stops[-1].steps, None, on_trunk)]
+    runs = [PlanRun(seed=plan.seed, ways=((trunk, trunk_work.stops[-1].steps),), cells=on_trunk)]
     by_segment = {cell.segment: cell for cell in plan.cells}
     for work in tails:
         cells = tuple(by_segment[segment.hash] for segment in work.segments)
         fork = cells[0].fork_steps
         before = tuple(cell for cell in on_trunk if cell.fork_steps <= fork)
-        runs.append(_run(plan.seed, trunk, fork, work.branch, before + cells))
+        ways = (*(((trunk, fork),) if fork else ()), (work.branch, work.stops[-1].steps))
+        runs.append(PlanRun(seed=plan.seed, ways=ways, cells=before + cells))
     return tuple(runs)
-
-
-def _run(seed: int, trunk: Branch, fork: int, tail: Branch | None, cells: tuple[PlannedCell, ...]) -> PlanRun:
-    key = f"seed{seed}/{trunk.phase.name}@{fork}" + ("" if tail is None else f"/{tail.phase.name}")
-    return PlanRun(key=key, seed=seed, trunk=trunk, fork_steps=fork, tail=tail, cells=cells)
 
 
 def record_run(
@@ -75,17 +96,12 @@ def training_points(run: PlanRun, store: Store, prices: Prices, currency: Curren
     """Losses, gradient norms and skipped steps against as-if cost."""
     spent = 0.0
     points: list[Point] = []
-    ways = [(run.trunk, run.fork_steps)] + ([] if run.tail is None else [(run.tail, last_steps(run))])
-    for branch, up_to in ways:
+    for branch, up_to in run.ways:
         price = prices.of(branch.phase).per_step.amount(currency)
         for event in store.events(branch, up_to=up_to):
             points += event_points(event, branch.phase.name, spent + event.step * price, currency)
         spent += up_to * price
     return points
-
-
-def last_steps(run: PlanRun) -> int:
-    return max(cell.tail_steps for cell in run.cells)
 
 
 def event_points(event: Event, phase: str, cost: float, currency: Currency) -> list[Point]:
@@ -122,4 +138,4 @@ def cell_points(cell: Cell, currency: Currency) -> list[Point]:
 def run_tags(run: PlanRun, cells: Sequence[Cell]) -> dict[str, str]:
     """Tags to filter and group runs by."""
     diverged = any(cell.diverged for cell in cells)
-    return {"seed": str(run.seed), "plan": run.plan, "fork_steps": str(run.fork_steps), "diverged": str(diverged)}
+    return {"seed": str(run.seed), "plan": run.plan, "fork_steps": str(run.steps_before), "diverged": str(diverged)}

@@ -112,7 +112,10 @@ class Session:
 
     def calibration(self, phases: Sequence[Phase]) -> Sequence[TrialSpec]:
         """The trial that measures what is not on record, if anything."""
-        missing = {phase.price_fingerprint: phase for phase in phases if self._known_price(phase) is None}
+        missing: dict[str, Phase] = {}
+        for phase in phases:
+            if self._known_price(phase) is None:
+                missing.setdefault(phase.price_fingerprint, phase)
         return [self.spec("prices", self.setting.seeds[0], calibrate=tuple(missing.values()))] if missing else []
 
     def prices(self, phases: Sequence[Phase]) -> Prices:

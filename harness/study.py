@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from harness.budget import Budget, Currency, StepPrice
 from harness.checkpoint import Store, write_json
 from harness.contracts import Recorder, Runner, Search, SearchSpace
 from harness.identity import content_hash, plain
-from harness.plan import BranchWork, Phase, grid_floor
+from harness.plan import BranchWork, grid_floor
 from harness.progress import Progress
 from harness.question import Question
 from harness.recording import PlanRun, plan_runs, record_run, run_tags
@@ -197,19 +197,13 @@ class StudyRun:
 
     def _start(self, run: PlanRun) -> None:
         setting = self.study.setting
-        params = {
-            "seed": run.seed,
-            "fork_steps": run.fork_steps,
-            "workers": setting.placement.workers,
-            **{f"trunk.{key}": value for key, value in flat(run.trunk.phase).items()},
-            **{f"tail.{key}": value for key, value in (flat(run.tail.phase) if run.tail else {}).items()},
-            **{f"system.{key}": value for key, value in setting.problem["system"].items()},
-        }
+        system = {f"system.{key}": value for key, value in setting.problem["system"].items()}
+        params = run.params() | {"workers": setting.placement.workers} | system
         self.recorder.start(run.key, name=run.name, params=params, tags=run_tags(run, []))
 
     def cells(self) -> list[Cell]:
         """The surface, as far as it is evaluated."""
-        return [cell for plan in self.plans for cell in self.session.judgement.cells(plan)]
+        return [cell for plan in self.plans for cell in self.session.judgement.judged(plan.cells)]
 
     def record(self, cells: Sequence[Cell]) -> None:
         """Bring the tracker up to date with the store."""
@@ -225,9 +219,3 @@ class StudyRun:
                     judged=judged,
                 )
                 self.recorder.finish(run.key, "failed" if plan.seed in self.session.failed_seeds else "finished")
-
-
-def flat(phase: Phase) -> dict[str, Any]:
-    """A phase's settings in one level, for a tracker's parameters."""
-    optimiser = {key: value for key, value in asdict(phase.optimiser).items() if value is not None}
-    return {"phase": phase.name, **phase.objective, **optimiser, "batch": phase.batch}

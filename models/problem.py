@@ -201,7 +201,7 @@ class BoltzmannProblem:
             expensive=expensive,
         )
 
-    def data_cost(self) -> dict[str, float]:
+    def data_cost(self) -> dict[str, Any]:
         """Reference samples and the forces at one training set (energies in kT; seconds where they were made)."""
         target, reference = self.physics.target, self.reference
         forces = reference.force_evaluations + self.system["train_samples"]

@@ -8,116 +8,31 @@ Question and plan are those of Vaitl and Klein 2025 (Path Gradients after Flow M
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
-from harness.cli import StudyOptions, conclude
-from harness.plan import Optimiser, Phase
-from harness.question import MetricChoice, Question
-from harness.split import SplitPhases
+from harness.cli import BudgetOptions, conclude
+from harness.launch import launch_split
 from harness.study import Study
-from models.problem import evaluation_settings, system_settings
-from models.systems import CouplingName, DivergenceName, Recipe, System, system_of
-
-Value = TypeVar("Value")
+from models.systems import system_of
+from studies.options import FlowOptions, question_for
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetSplit(StudyOptions):
+class BudgetSplit(FlowOptions, BudgetOptions):
     """How much flow matching (FM), how much path gradient (PG)? The best split of a compute budget, at every budget."""
-
-    coupling: CouplingName | None = None
-    """Pairing of base and data points in FM (default: what suits the target)."""
-    sigma: float | None = None
-    """Width of FM's conditional path."""
-    fm_learning_rate: float | None = None
-    """Learning rate of the FM trunk."""
-    fm_tail_learning_rate: float | None = None
-    """Learning rate of FM's fine-tuning, the tail that PG has to beat at equal cost."""
-    fm_batch: int | None = None
-    """Global batch size of FM, shared by the workers."""
-    pg_learning_rate: float | None = None
-    """Learning rate of PG."""
-    pg_batch: int | None = None
-    """Global batch size of PG."""
-    pg_gradient_clip: float | None = None
-    """Largest norm of PG's gradient."""
-    divergence: DivergenceName | None = None
-    """Divergence in PG: exact, or Hutchinson's unbiased estimate."""
-    solver_steps: int | None = None
-    """Runge-Kutta steps of PG, each way."""
 
     def study(self) -> Study:
         """The study that the options ask for. Starts nothing."""
         system = system_of(self.target)
-        problem = {
-            "system": system_settings(
-                self.target, train_samples=self.train_samples, data=self.data, hidden=self.hidden, layers=self.layers
-            ),
-            "evaluation": evaluation_settings(
-                self.target, samples=self.evaluation_samples, tolerance=self.evaluation_tolerance
-            ),
-        }
-        return self.make_study(
+        return self.split_study(
             name="budget_split",
             question=question_for(system),
-            build="models.problem:build",
-            problem=problem,
-            phases=self.phases(system.recipe),
+            setting=self.problem_setting(),
+            phases=self.phases(),
             budget=system.recipe.budget,
         )
 
-    def phases(self, recipe: Recipe) -> SplitPhases:
-        fm = {
-            "kind": "flow_matching",
-            "coupling": given(self.coupling, recipe.coupling),
-            "sigma": given(self.sigma, recipe.sigma),
-        }
-        pg = {
-            "kind": "path_gradient",
-            "kl": "forward",
-            "divergence": given(self.divergence, recipe.pg_divergence),
-            "solver_steps": given(self.solver_steps, recipe.solver_steps),
-        }
-        fm_batch = given(self.fm_batch, recipe.fm_batch)
-        fm_rate = given(self.fm_learning_rate, recipe.fm_learning_rate)
-        tail_rate = given(self.fm_tail_learning_rate, recipe.fm_tail_learning_rate)
-        pg_optimiser = Optimiser(
-            learning_rate=given(self.pg_learning_rate, recipe.pg_learning_rate),
-            gradient_clip=given(self.pg_gradient_clip, recipe.pg_gradient_clip),
-        )
-        return SplitPhases(
-            trunk=Phase(name="fm", objective=fm, optimiser=Optimiser(learning_rate=fm_rate), batch=fm_batch),
-            second=Phase(name="pg", objective=pg, optimiser=pg_optimiser, batch=given(self.pg_batch, recipe.pg_batch)),
-            refinement=Phase(
-                name="fm_tail", objective=fm, optimiser=Optimiser(learning_rate=tail_rate), batch=fm_batch
-            ),
-        )
-
-
-def question_for(system: System) -> Question:
-    """Forward KL decides where log Z is known, the negative log-likelihood elsewhere: they differ by a constant."""
-    nll = MetricChoice(name="nll", label="NLL / nats")
-    kl = MetricChoice(name="forward_kl", log=True, label="forward KL / nats")
-    known = system.target.log_z is not None
-    return Question(
-        first="fm",
-        second="pg",
-        refinement="fm_tail",
-        metric=kl if known else nll,
-        beside=(
-            *((nll,) if known else ()),
-            MetricChoice(name="ess_q", direction="max", label="ESS_q"),
-            MetricChoice(name="ess_p", direction="max", label="ESS_p"),
-            MetricChoice(name="path_length", label="trajectory length"),
-            MetricChoice(name="fm_loss", label="FM loss"),
-        ),
-        quality="nll",
-    )
-
-
-def given(value: Value | None, default: Value) -> Value:
-    """What was asked for, or else what suits the target."""
-    return default if value is None else value
+    def execute(self) -> str:
+        return launch_split(self.study(), self)
 
 
 if __name__ == "__main__":

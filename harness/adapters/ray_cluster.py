@@ -34,7 +34,7 @@ def check_cores(placement: Placement) -> None:
     """
     need, have = placement.workers * placement.threads, cores()
     if need > have:
-        raise too_much(f"{placement.workers} workers of {placement.threads} threads", need, "CPU cores", have)
+        raise too_much(placement, "CPU", need, have)
 
 
 def check_room(placement: Placement, *, local: bool) -> None:
@@ -47,15 +47,16 @@ def check_room(placement: Placement, *, local: bool) -> None:
     for kind, need in demand(placement).items():
         have = max(now.get(kind, 0.0), (largest or {}).get(kind, 0.0))
         if need > have and (local or largest is not None):
-            raise too_much(f"{placement.workers} workers", need, f"{kind}s of the cluster", have)
+            raise too_much(placement, kind, need, have)
         if need > have:
             # A cluster that does not tell its limits may be one that has not grown yet.
             log.warning("a trial needs %g %s and the cluster has %g now: waiting until it has grown", need, kind, have)
 
 
-def too_much(what: str, need: float, kind: str, have: float) -> ValueError:
+def too_much(placement: Placement, kind: str, need: float, have: float) -> ValueError:
+    workers = f"{placement.workers} workers with {placement.threads} threads each"
     return ValueError(
-        f"a trial must fit onto the machine, got {what}, which need {need:g} {kind} where there are {have:g}; "
+        f"a trial must fit onto the machines, got {workers}, which need {need:g} {kind}s where there are {have:g}; "
         "write fewer --workers or --threads, or start a larger cluster"
     )
 

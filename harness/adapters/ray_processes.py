@@ -93,9 +93,9 @@ def command(process: psutil.Process) -> list[str]:
         return []
 
 
-def end(recorded: Iterable[ProcessId]) -> int:
+def end(processes: Iterable[ProcessId]) -> int:
     """Kill those of the recorded processes that are still the same processes. Returns how many there were."""
-    alive = [process for process in (p.find() for p in recorded) if process is not None]
+    alive = [process for process in (p.find() for p in processes) if process is not None]
     for process in alive:
         try:
             process.kill()
@@ -114,11 +114,15 @@ def end_leftovers(folder: Path) -> int:
     path = folder / RECORD
     if not path.exists():
         return 0
-    value = json.loads(path.read_text())
-    count = end(ProcessId(**recorded) for recorded in value["processes"])
-    remove(Path(value["session"]))
+    count = end(recorded(folder))
+    remove(Path(json.loads(path.read_text())["session"]))
     path.unlink()
     return count
+
+
+def recorded(folder: Path) -> list[ProcessId]:
+    """The processes on the record of a study folder, alive or not."""
+    return [ProcessId(**process) for process in json.loads((folder / RECORD).read_text())["processes"]]
 
 
 def remove(folder: Path) -> None:

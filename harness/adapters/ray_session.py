@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._raylet import Config
 
 from harness.adapters.ray_processes import ProcessRecord, end_leftovers, remove
 
@@ -102,9 +103,29 @@ def start_local(folder: Path) -> RaySession:
 
 
 def connect(address: str, folder: Path) -> RaySession:
+    """Join a running cluster, which gets the project's packages from here.
+
+    Raises:
+        ValueError: if no cluster answers, or it does not let us in.
+    """
+    use_token_if_there_is_one()
     modules = [str(PROJECT / name) for name in PACKAGES if (PROJECT / name).is_dir()]
-    ray.init(address=address, runtime_env={"env_vars": settings(), "py_modules": modules}, **QUIET)
+    try:
+        ray.init(address=address, runtime_env={"env_vars": settings(), "py_modules": modules}, **QUIET)
+    except ConnectionError as error:
+        raise ValueError(
+            f"a Ray cluster must answer at its address, got none that lets us in at {address}; write the address of its "
+            "head, and give RAY_AUTH_MODE and the token that it was started with"
+        ) from error
     return RaySession(local=False, folder=folder)
+
+
+def use_token_if_there_is_one() -> None:
+    """A head that finds a token asks for it, but `ray.init` sends one only if told so, and reads that on import."""
+    given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if "RAY_AUTH_MODE" not in os.environ and (given or (Path.home() / ".ray" / "auth_token").exists()):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")
 
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -1,0 +1,161 @@
+"""From options to a running study: checks first, then the tools that the options name.
+
+Tools are imported inside functions, so that a dry run or a wrong option never waits for them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.address import resolve
+from harness.checkpoint import write_json
+from harness.cli import BudgetOptions, StudyOptions
+from harness.contracts import Choice, FloatRange, IntRange, Recorder, Runner, Search, SearchSpace
+from harness.identity import plain
+from harness.plan import Phase
+from harness.plan_study import PlanStudy, PlanStudyRun
+from harness.session import Setting
+from harness.study import Study, StudyRun
+
+PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "scipy")
+
+
+def launch_split(study: Study, options: BudgetOptions) -> str:
+    """Run, resume or only describe a budget study; the text to print."""
+    check_output(options.output)
+    if options.dry_run:
+        from harness.dry_run import describe
+
+        return describe(study, options.output)
+    check_problem(study.setting, study.phases.all, options.output)
+    from harness.conclusion import conclude_study
+
+    folder = options.output / study.name / study.id
+    with recorder_of(study, options) as recorder:
+        run = StudyRun(
+            study,
+            output=options.output,
+            runner=runner_of(options, folder),
+            recorder=recorder,
+            make_search=search_factory(options, study.setting.seeds[0], folder),
+        )
+        return conclude_study(run, run.run())
+
+
+def launch_plan(study: PlanStudy, options: StudyOptions) -> str:
+    """Run or resume one plan; the text to print."""
+    check_output(options.output)
+    check_problem(study.setting, study.phases, options.output)
+    from harness.plan_report import conclude_plan
+
+    folder = options.output / study.name / study.id
+    with recorder_of(study, options) as recorder:
+        run = PlanStudyRun(study, output=options.output, runner=runner_of(options, folder), recorder=recorder)
+        return conclude_plan(run, run.run())
+
+
+def check_output(output: Path) -> None:
+    """Raise ValueError unless files can be written under `output`."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"the output folder must be writable, got {output} ({error.strerror}); write --output with another folder"
+        ) from error
+
+
+def check_problem(setting: Setting, phases: Sequence[Phase], output: Path) -> None:
+    """Make or read reference samples and training data, and every objective, before anything else starts."""
+    problem = resolve(setting.build)(setting.problem, cache=output / "store" / "reference")
+    problem.training_data(setting.seeds[0])
+    for phase in phases:
+        problem.objective(phase.objective)
+
+
+@contextmanager
+def recorder_of(study: Study | PlanStudy, options: StudyOptions) -> Iterator[Recorder]:
+    """The tracker, and study.json: everything needed to repeat the study."""
+    from harness.adapters.mlflow_recorder import MlflowRecorder
+
+    write_json(options.output / study.name / study.id / "study.json", described(study))
+    recorder = MlflowRecorder(
+        database=None if options.tracking_uri else options.output / "mlflow.db",
+        tracking_uri=options.tracking_uri,
+        artifacts=options.output / "artifacts",
+        study=study.id,
+        experiment=f"{study.name} {options.target}",
+    )
+    try:
+        yield recorder
+    finally:
+        recorder.close()
+
+
+def runner_of(options: StudyOptions, folder: Path) -> Runner:
+    if options.runner == "inline":
+        from harness.adapters.inline_runner import InlineRunner
+
+        return InlineRunner()
+    from harness.adapters.ray_runner import RayRunner
+
+    return RayRunner(address=options.address, concurrent=options.concurrent, folder=folder / "ray")
+
+
+def search_factory(options: BudgetOptions, seed: int, folder: Path) -> Callable[[str, SearchSpace], Search]:
+    """Makes the search for one phase's settings; every search has a file of its own and can be resumed."""
+
+    def make(name: str, space: SearchSpace) -> Search:
+        if options.search == "grid":
+            from harness.grid_search import GridSearch, grid
+
+            return GridSearch(points=grid(choices(space, options.tune)), storage=folder / f"search-{name}.json")
+        from harness.adapters.optuna_search import OptunaSearch
+
+        return OptunaSearch(
+            name=name,
+            space=space,
+            trials=options.tune,
+            seed=seed,
+            storage=folder / f"search-{name}.journal",
+            pruner="median",
+        )
+
+    return make
+
+
+def choices(space: SearchSpace, count: int) -> dict[str, Choice]:
+    """Evenly spread choices (in the logarithm where the range asks for it) in place of ranges."""
+
+    def spread(domain: FloatRange | IntRange | Choice) -> Choice:
+        if isinstance(domain, Choice):
+            return domain
+        values = (np.geomspace if domain.log else np.linspace)(domain.low, domain.high, count)
+        if isinstance(domain, IntRange):
+            return Choice(options=tuple(sorted({round(float(value)) for value in values})))
+        return Choice(options=tuple(float(value) for value in values))
+
+    return {name: spread(domain) for name, domain in space.items()}
+
+
+def described(study: Study | PlanStudy) -> dict[str, Any]:
+    """A study's values, the command, and the versions that it ran on."""
+    return {
+        "id": study.id,
+        "study": plain(study),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "cores": os.cpu_count(),
+    }

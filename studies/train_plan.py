@@ -1,0 +1,60 @@
+"""What does each stage of one plan buy? Any chain of FM, its fine-tuning and PG, judged after every stage.
+
+    python studies/train_plan.py --target dw4 --stages fm=1800s fm_tail=900s pg=1200s
+
+A stage is a phase with a budget (device-seconds or flop) or a number of steps. What is trained already is not trained
+again, so a plan can be prolonged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.budget import Budget
+from harness.cli import conclude
+from harness.launch import launch_plan
+from harness.plan import Phase
+from harness.plan_study import PlanStudy, Stage
+from models.systems import system_of
+from studies.options import FlowOptions, question_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan(FlowOptions):
+    """What does each stage of one plan buy? Phases: fm, fm_tail (FM at its fine-tuning rate), pg."""
+
+    stages: tuple[str, ...] = ("fm=5s", "pg=5s")
+    """Stages in order, each phase=budget or phase=steps."""
+
+    def study(self) -> PlanStudy:
+        """The study that the options ask for. Starts nothing."""
+        phases = {phase.name: phase for phase in self.phases().all}
+        return PlanStudy(
+            name="train_plan",
+            question=question_for(system_of(self.target)),
+            setting=self.problem_setting(),
+            stages=tuple(parse_stage(text, phases) for text in self.stages),
+        )
+
+    def execute(self) -> str:
+        return launch_plan(self.study(), self)
+
+
+def parse_stage(text: str, phases: dict[str, Phase]) -> Stage:
+    """Read "pg=60s" or "pg=100".
+
+    Raises:
+        ValueError: for an unknown phase, or an amount that is neither a budget nor a positive number of steps.
+    """
+    name, _, amount = text.partition("=")
+    if name not in phases:
+        raise ValueError(f"a stage is one of {', '.join(phases)}, got {text!r}; write for example fm=60s")
+    if not amount.isdigit():
+        return Stage(phase=phases[name], spend=Budget.parse(amount))
+    if int(amount) < 1:
+        raise ValueError(f"a stage needs at least one step, got {text!r}; write for example {name}=100")
+    return Stage(phase=phases[name], spend=int(amount))
+
+
+if __name__ == "__main__":
+    conclude(TrainPlan)
