@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from harness.budget import Currency
+from harness.plan import grid_floor
 from harness.question import MetricChoice, Question
 from harness.surface import Cell
 from models.estimators import Estimate
@@ -55,7 +56,7 @@ class Curve:
 
     def at(self, amount: float, currency: Currency, question: Question) -> Reading | None:
         """The reading at a total cost; None where no evaluated model lies there or on either side."""
-        close = [c for c in self.cells if counts_as_measured(c.cost(currency), amount)]
+        close = [c for c in self.cells if counts_as_measured(c, amount, currency)]
         if close:
             nearest = min(close, key=lambda c: abs(math.log(c.cost(currency) / amount)))
             return measured(nearest, currency, question)
@@ -65,8 +66,20 @@ class Curve:
         return _interpolated(below[-1], above[0], amount, currency, question) if below and above else None
 
 
-def counts_as_measured(cost: float, amount: float) -> bool:
-    return (1 - MEASURED_BELOW) * amount <= cost <= (1 + MEASURED_ABOVE) * amount
+def counts_as_measured(cell: Cell, amount: float, currency: Currency) -> bool:
+    """Whether a model answers a budget itself: it costs nearly that, or no longer branch on the grid of steps fits.
+
+    The second matters where a step is dear: five steps for 84 % of a budget are all that it buys.
+    """
+    cost = cell.cost(currency)
+    if (1 - MEASURED_BELOW) * amount <= cost <= (1 + MEASURED_ABOVE) * amount:
+        return True
+    steps, own = (cell.tail_steps, cell.tail_cost) if cell.tail else (cell.fork_steps, cell.trunk_cost)
+    if steps < 1 or cost > amount:
+        return False
+    price = own.amount(currency) / steps
+    affordable = math.floor((amount - cost) / price + steps + 1e-9) if price > 0 else steps
+    return grid_floor(affordable) == steps
 
 
 def curves_of(cells: Iterable[Cell], currency: Currency) -> tuple[Curve, ...]:

@@ -27,6 +27,7 @@ QUIET = "#8c8c8c"
 FAINT = "#e3e3e3"
 FIRST = "#0072b2"
 SECOND = "#d55e00"
+HYBRID = "#009e73"
 BEST = "#111111"
 BAND = "#9ecae1"
 DOTS_PER_INCH = 150
@@ -111,9 +112,10 @@ def fork_colours() -> Colormap:
 
 
 def density_colours() -> Colormap:
-    """Empty bins are white; then darker and darker."""
-    ramp = plt.get_cmap("magma_r")(np.linspace(0.08, 0.95, 255))
-    return LinearSegmentedColormap.from_list("density", [(1.0, 1.0, 1.0, 1.0), *ramp])
+    """White where there is nothing, which the first tenth of the ramp fades into; then darker and darker."""
+    ramp = plt.get_cmap("magma_r")(np.linspace(0.04, 0.95, 256))
+    fade = np.clip(np.linspace(0, 10, 256), 0, 1)[:, None]
+    return LinearSegmentedColormap.from_list("density", ramp * fade + (1 - fade))
 
 
 def cost_label(currency: Currency, what: str = "training cost") -> str:

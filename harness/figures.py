@@ -20,6 +20,7 @@ from harness.figure_style import (
     BEST,
     FAINT,
     FIRST,
+    HYBRID,
     INK,
     QUIET,
     SECOND,
@@ -35,7 +36,15 @@ from harness.report import percent
 from harness.scores import Score
 from harness.surface import Cell
 
-WAYS = (("first_only", FIRST, "o"), ("second_only", SECOND, "s"), ("best", BEST, "D"))
+NOTHING_YET = "No trained model has been evaluated at a budget yet."
+
+# The best split is one of the others, so it is drawn thin on top of them.
+WAYS = (
+    ("first_only", FIRST, "o", 3.4),
+    ("second_only", SECOND, "s", 3.4),
+    ("hybrid", HYBRID, "^", 3.4),
+    ("best", BEST, "D", 1.3),
+)
 
 
 @styled
@@ -49,6 +58,9 @@ def draw_surface(
     """
     held, shown, currency = list(cells), metric or question.metric, budgets[0].currency
     figure, axes = new_figure(1, 2, height=4.6, sharex=True, sharey=True)
+    if not any(c.cost(currency) > 0 for c in held):
+        finish(figure, path, NOTHING_YET)
+        return
     titles = (f"{question.second_title} after {question.first_title}", f"{question.first_title} refined instead")
     for axis, tail, title in zip(axes, (question.second, question.refinement), titles, strict=True):
         axis.set_title(title)
@@ -63,9 +75,12 @@ def draw_surface(
 def draw_frontier(path: Path, answers: Sequence[BudgetAnswer], question: Question) -> None:
     """Above: the ends and the best split at every budget. Below: the best share with those it cannot be told from."""
     figure, (scores, shares) = new_figure(2, 1, height=6.8, heights=(1.5, 1.0), sharex=True)
+    if not answers:
+        finish(figure, path, NOTHING_YET)
+        return
     _frontier(scores, answers, question)
     _best_share(shares, answers, question)
-    shares.set_xlabel(cost_label(answers[0].budget.currency, "budget") if answers else "budget")
+    shares.set_xlabel(cost_label(answers[0].budget.currency, "budget"))
     n = {s.n for a in answers if (s := a.best.scores.get(question.metric.name)) is not None}
     seeds = {len(a.seeds) for a in answers}
     finish(
@@ -80,6 +95,9 @@ def draw_frontier(path: Path, answers: Sequence[BudgetAnswer], question: Questio
 def draw_shares(path: Path, answers: Sequence[BudgetAnswer], question: Question) -> None:
     """The metric against the share of the first phase, a line for every budget; a ring around the chosen share."""
     figure, (axis,) = new_figure(1, 1, height=4.8)
+    if not answers:
+        finish(figure, path, NOTHING_YET)
+        return
     colours = fork_colours()(np.linspace(0, 1, max(2, len(answers))))
     for answer, colour in zip(answers, colours, strict=False):
         scores = [(c.share, c.test(question.metric)) for c in answer.candidates]
@@ -92,8 +110,7 @@ def draw_shares(path: Path, answers: Sequence[BudgetAnswer], question: Question)
     axis.set_xlabel(f"share of the budget spent on {question.first_title}")
     axis.xaxis.set_major_formatter(PercentFormatter(1.0))
     axis.grid(color=FAINT, lw=0.7)
-    if answers:
-        axis.legend(title="budget", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axis.legend(title="budget", loc="center left", bbox_to_anchor=(1.0, 0.5))
     seeds = {len(a.seeds) for a in answers}
     finish(figure, path, f"Mean of {_seeds(seeds)} on test points, 95 % t interval over seeds. Ring: best share.")
 
@@ -149,7 +166,8 @@ def _costs_axis(axis: Axes, budgets: Sequence[Budget]) -> None:
 
 
 def _metric_axis(axis: Axes, metric: MetricChoice) -> None:
-    if metric.log:
+    drawn = bool(np.isfinite(axis.dataLim.intervaly).all())
+    if metric.log and drawn:
         axis.set_yscale("log")
     axis.set_ylabel(f"{metric.title}  ({'lower' if metric.direction == 'min' else 'higher'} is better)")
 
@@ -185,15 +203,17 @@ def _frontier(axis: Axes, answers: Sequence[BudgetAnswer], question: Question) -
     titles = {
         "first_only": f"{question.first_title} only (better of trunk and refined)",
         "second_only": f"{question.second_title} only",
+        "hybrid": "best hybrid",
         "best": "best split",
     }
-    for way, colour, marker in WAYS:
+    for way, colour, marker, width in WAYS:
         having = [(a.budget.amount, o) for a in answers if (o := getattr(a, way)) is not None]
         points = [(x, o, s) for x, o in having if (s := o.scores.get(question.metric.name)) and math.isfinite(s.value)]
-        _with_bars(axis, [x for x, _, _ in points], [s for _, _, s in points], colour, marker, titles[way])
+        label = titles[way] if points or not having else f"{titles[way]}: diverged"
+        _with_bars(axis, [x for x, _, _ in points], [s for _, _, s in points], colour, marker, label, width=width)
         for x, outcome, score in points:
             if outcome.interpolated:
-                axis.plot(x, score.value, marker, ms=5, mfc="white", mec=colour, zorder=4)
+                axis.plot(x, score.value, marker, ms=3.4 + width, mfc="white", mec=colour, zorder=4)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator([a.budget.amount for a in answers]))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda amount, _: f"{amount:.4g}"))
@@ -205,14 +225,31 @@ def _frontier(axis: Axes, answers: Sequence[BudgetAnswer], question: Question) -
 
 
 def _with_bars(
-    axis: Axes, x: Sequence[float], scores: Sequence[Score], colour: object, marker: str, label: str
+    axis: Axes,
+    x: Sequence[float],
+    scores: Sequence[Score],
+    colour: object,
+    marker: str,
+    label: str,
+    *,
+    width: float = 1.8,
 ) -> None:
     y = np.array([s.value for s in scores])
     below = y - np.array([s.seed_lo for s in scores])
     above = np.array([s.seed_hi for s in scores]) - y
     bars = np.nan_to_num(np.array([below, above]).reshape(2, -1), nan=0.0)
     axis.errorbar(
-        x, y, yerr=bars, color=colour, marker=marker, ms=5, lw=1.8, elinewidth=1.2, capsize=2.5, label=label, zorder=3
+        x,
+        y,
+        yerr=bars,
+        color=colour,
+        marker=marker,
+        ms=3.4 + width,
+        lw=width,
+        elinewidth=1.2,
+        capsize=2.5,
+        label=label,
+        zorder=3,
     )
 
 

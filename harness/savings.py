@@ -46,7 +46,7 @@ def naive_grid_cost(
     answering = {
         c.segment: c
         for c in kept
-        if any(counts_as_measured(c.cost(currency), b.amount) for b in budgets) and c.cost(currency) > 0
+        if any(counts_as_measured(c, b.amount, currency) for b in budgets) and c.cost(currency) > 0
     }
     splits = {(c.fork_steps, c.tail) for c in answering.values() if c.tail} | {("all", "") for c in kept if not c.tail}
     return GridCost(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._raylet import Config
+from ray._raylet import Config  # type: ignore[attr-defined]
 
 from harness.adapters.ray_processes import ProcessRecord, end_leftovers, remove
 
@@ -88,6 +88,7 @@ def start_local(folder: Path) -> RaySession:
     home = Path(tempfile.mkdtemp(prefix="ray-"))
     record = ProcessRecord(folder, home)
     try:
+        # No dashboard: it costs start-up time and memory, and nothing here asks it. MLflow shows the study.
         ray.init(
             address="local",
             num_cpus=cores(),
@@ -114,8 +115,8 @@ def connect(address: str, folder: Path) -> RaySession:
         ray.init(address=address, runtime_env={"env_vars": settings(), "py_modules": modules}, **QUIET)
     except ConnectionError as error:
         raise ValueError(
-            f"a Ray cluster must answer at its address, got none that lets us in at {address}; write the address of its "
-            "head, and give RAY_AUTH_MODE and the token that it was started with"
+            f"a Ray cluster must answer at its address, got none that lets us in at {address}; write the address of "
+            "its head, and set RAY_AUTH_MODE and the token as they were when it was started"
         ) from error
     return RaySession(local=False, folder=folder)
 
