@@ -60,6 +60,10 @@ class StudyOptions:
 
     def setting(self, *, build: str, problem: Settings) -> Setting:
         """What all trials of the study share. The inline runner has one worker."""
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(
+                f"checkpoints are seconds apart, got --checkpoint-seconds {self.checkpoint_seconds}; write for example 20"
+            )
         workers = 1 if self.runner == "inline" else self.workers
         return Setting(
             build=build,
@@ -101,7 +105,7 @@ class BudgetOptions(StudyOptions):
             question=question,
             setting=setting,
             phases=phases,
-            budgets=parse_budgets(self.budget or budget, self.budgets),
+            budgets=parse_budgets(budget if self.budget is None else self.budget, self.budgets),
             splits=self.splits,
             shares=None if self.shares is None else parse_shares(self.shares),
             one_trial_a=self.place,
@@ -127,7 +131,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
         shares = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"shares are numbers between 0 and 1, got {text!r}; {example}") from None
-    if len(shares) < 2 or not all(0 < share < 1 for share in shares):
+    if len(set(shares)) < 2 or not all(0 < share < 1 for share in shares):
         raise ValueError(f"at least two shares are needed, each inside (0, 1), got {text!r}; {example}")
     return tuple(sorted(set(shares)))
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.budget import Cost, Currency
+from harness.budget import Cost, Currency, Ledger
 from harness.contracts import Point
 from harness.crossover import crossover
 from harness.export import answer, write_answer, write_frontier, write_surface
 from harness.figure_samples import SamplePanel, draw_samples
 from harness.figures import draw_frontier, draw_shares, draw_surface
 from harness.frontier import BudgetAnswer, Outcome, best_splits
+from harness.identity import plain
 from harness.laws import laws_of
 from harness.recording import RESOLUTION
 from harness.report import answer_table, crossover_table, laws_text, savings_table
@@ -23,20 +23,7 @@ from harness.study import StudyRun
 from harness.surface import Cell
 
 SUMMARY = "summary"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bill:
-    """What a study took, training beside what is off the clock, in device-seconds.
-
-    Attributes:
-        training: spent on the whole tree at the recorded step prices. evaluation: on judging cells. data: on making
-            reference samples and forces, once for all plans.
-    """
-
-    training: float
-    evaluation: float
-    data: Cost
+JUDGING, DATA = "judging", "data"
 
 
 def conclude_study(run: StudyRun, cells: Sequence[Cell]) -> str:
@@ -44,9 +31,9 @@ def conclude_study(run: StudyRun, cells: Sequence[Cell]) -> str:
     study = run.study
     answers = best_splits(cells, study.budgets, study.question)
     savings = grid_costs(run, cells)
-    bill = bill_of(run, cells)
-    files = write_files(run, cells, answers, savings, bill)
-    text = "\n\n".join([*tables(run, cells, answers, savings), bill_text(bill), *failures(run)])
+    ledger = ledger_of(run, cells)
+    files = write_files(run, cells, answers, savings, ledger)
+    text = "\n\n".join([*tables(run, cells, answers, savings), ledger_text(ledger), *failures(run)])
     summarise(run, answers, files, text)
     return f"{text}\n\n{where(run, files)}"
 
@@ -59,14 +46,15 @@ def grid_costs(run: StudyRun, cells: Sequence[Cell]) -> dict[str, GridCost]:
     }
 
 
-def bill_of(run: StudyRun, cells: Sequence[Cell]) -> Bill:
-    prices = run.prices()
-    spent = (prices.cost(w.branch.phase, w.stops[-1].steps) for plan in run.plans for w in plan.tree if w.stops)
-    return Bill(
-        training=sum(cost.device_seconds for cost in spent),
-        evaluation=sum(cell.evaluation_device_seconds for cell in cells),
-        data=Cost(**run.session.problem.data_cost()),
-    )
+def ledger_of(run: StudyRun, cells: Sequence[Cell]) -> Ledger:
+    """What the whole tree spent, phase by phase at recorded prices; judging and data beside it, off the clock."""
+    ledger, prices = Ledger(), run.prices()
+    for work in (work for plan in run.plans for work in plan.tree if work.stops):
+        phase = work.branch.phase
+        ledger = ledger.charge(phase.name, prices.cost(phase, work.stops[-1].steps))
+    judging = Cost(device_seconds=sum(cell.evaluation_device_seconds for cell in cells))
+    ledger = ledger.charge(JUDGING, judging, on_the_clock=False)
+    return ledger.charge(DATA, Cost(**run.session.problem.data_cost()), on_the_clock=False)
 
 
 def tables(
@@ -82,11 +70,13 @@ def tables(
     return [part for part in parts if part]
 
 
-def bill_text(bill: Bill) -> str:
+def ledger_text(ledger: Ledger) -> str:
+    phases = ", ".join(f"{name} {cost.device_seconds:.0f}" for name, cost in ledger.accounts.items())
+    judging, data = ledger.off_the_clock[JUDGING], ledger.off_the_clock[DATA]
     return (
-        f"training: {bill.training:.0f} device-seconds at recorded prices; off the clock: judging "
-        f"{bill.evaluation:.0f} device-seconds, data {bill.data.device_seconds:.1f} device-seconds "
-        f"({bill.data.energy_evaluations:,} energies, {bill.data.force_evaluations:,} forces)"
+        f"spent on training: {ledger.total.device_seconds:.0f} device-seconds at recorded prices ({phases})\n"
+        f"off the clock: judging {judging.device_seconds:.0f} device-seconds, data {data.device_seconds:.1f} "
+        f"device-seconds ({data.energy_evaluations:,} energies, {data.force_evaluations:,} forces)"
     )
 
 
@@ -104,7 +94,7 @@ def write_files(
     cells: Sequence[Cell],
     answers: Sequence[BudgetAnswer],
     savings: dict[str, GridCost],
-    bill: Bill,
+    ledger: Ledger,
 ) -> list[Path]:
     study, folder = run.study, run.folder
     question, currency = study.question, study.currency
@@ -114,7 +104,7 @@ def write_files(
     write_frontier(frontier, answers, question)
     crossings = crossover(cells, currency, question)
     value = answer(answers, question, crossings=crossings, laws=laws_of(answers, question), savings=savings)
-    write_answer(told, with_bill(value, bill, study.currency))
+    write_answer(told, with_ledger(value, ledger, currency))
     draw_surface(surface_png, cells, study.budgets, question)
     draw_frontier(frontier_png, answers, question)
     draw_shares(shares_png, answers, question)
@@ -122,18 +112,12 @@ def write_files(
     return [folder / name for name in names]
 
 
-def with_bill(value: dict[str, Any], bill: Bill, currency: Currency) -> dict[str, Any]:
+def with_ledger(value: dict[str, Any], ledger: Ledger, currency: Currency) -> dict[str, Any]:
     """Answers with and without the cost of the data: all plans use the same data, so it shifts every budget alike."""
-    data = bill.data.amount(currency)
+    data = ledger.off_the_clock[DATA].amount(currency)
     for budget in value["budgets"]:
         budget["budget_with_data"] = budget["budget"] + data
-    return value | {
-        "device_seconds": {
-            "training": bill.training,
-            "evaluation_off_the_clock": bill.evaluation,
-            "data_off_the_clock": bill.data.device_seconds,
-        }
-    }
+    return value | {"spent": plain(ledger)}
 
 
 def sample_panels(run: StudyRun, answers: Sequence[BudgetAnswer]) -> list[SamplePanel]:

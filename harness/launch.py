@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from harness.address import resolve
 from harness.checkpoint import write_json
@@ -26,6 +27,7 @@ from harness.plan import Phase
 from harness.plan_study import PlanStudy, PlanStudyRun
 from harness.session import Setting
 from harness.study import Study, StudyRun
+from harness.trial import Placement
 
 PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "scipy")
 
@@ -38,14 +40,16 @@ def launch_split(study: Study, options: BudgetOptions) -> str:
 
         return describe(study, options.output)
     check_problem(study.setting, study.phases.all, options.output)
+    check_machine(study.setting.placement, options)
     from harness.conclusion import conclude_study
 
     folder = options.output / study.name / study.id
+    runner = runner_of(options, folder)
     with recorder_of(study, options) as recorder:
         run = StudyRun(
             study,
             output=options.output,
-            runner=runner_of(options, folder),
+            runner=runner,
             recorder=recorder,
             make_search=search_factory(options, study.setting.seeds[0], folder),
         )
@@ -56,11 +60,13 @@ def launch_plan(study: PlanStudy, options: StudyOptions) -> str:
     """Run or resume one plan; the text to print."""
     check_output(options.output)
     check_problem(study.setting, study.phases, options.output)
+    check_machine(study.setting.placement, options)
     from harness.plan_report import conclude_plan
 
     folder = options.output / study.name / study.id
+    runner = runner_of(options, folder)
     with recorder_of(study, options) as recorder:
-        run = PlanStudyRun(study, output=options.output, runner=runner_of(options, folder), recorder=recorder)
+        run = PlanStudyRun(study, output=options.output, runner=runner, recorder=recorder)
         return conclude_plan(run, run.run())
 
 
@@ -77,11 +83,40 @@ def check_output(output: Path) -> None:
 
 
 def check_problem(setting: Setting, phases: Sequence[Phase], output: Path) -> None:
-    """Make or read reference samples and training data, and every objective, before anything else starts."""
+    """Make every objective, the model, and (or read) reference samples and training data: what is cheap comes first.
+
+    Raises:
+        ValueError: for settings of which one of these cannot be made, or a batch that leaves workers without a sample.
+    """
     problem = resolve(setting.build)(setting.problem, cache=output / "store" / "reference")
-    problem.training_data(setting.seeds[0])
     for phase in phases:
         problem.objective(phase.objective)
+        if phase.batch < setting.placement.workers:
+            raise ValueError(
+                f"a batch must hold a sample for each worker, got a batch of {phase.batch} of {phase.name} for "
+                f"{setting.placement.workers} workers; write a larger batch, or fewer --workers"
+            )
+    problem.flow(setting.seeds[0])
+    problem.training_data(setting.seeds[0])
+
+
+def check_machine(placement: Placement, options: StudyOptions) -> None:
+    """Refuse workers that this machine cannot hold. What a cluster holds is only known once it answers.
+
+    Raises:
+        ValueError: if cores or GPUs are too few.
+    """
+    if options.runner == "inline":
+        return
+    from harness.adapters.ray_cluster import check_cores, too_much
+    from harness.adapters.ray_session import starts_locally
+
+    if not starts_locally(options.address):
+        return
+    check_cores(placement)
+    need, have = placement.workers * placement.gpus_per_worker, torch.cuda.device_count()
+    if need > have:
+        raise too_much(placement, "GPU", need, have)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,8 +26,10 @@ class Optimiser:
     gradient_clip: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ValueError(f"a learning rate must be positive, got {self.learning_rate}; write for example 1e-3")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(
+                f"a learning rate must be positive and finite, got {self.learning_rate}; write for example 1e-3"
+            )
         if self.gradient_clip is not None and not self.gradient_clip > 0:
             raise ValueError(f"a gradient clip must be positive, got {self.gradient_clip}; leave it out for none")
 

@@ -171,7 +171,7 @@ def difference_text(difference: Estimate | None, metric: MetricChoice) -> str:
 
 def interval_text(estimate: Estimate) -> str:
     text = f"{estimate.value:.3g}"
-    return f"{text} [{estimate.lo:.2g}, {estimate.hi:.2g}]" if math.isfinite(estimate.lo) else text
+    return f"{text} [{estimate.lo:.3g}, {estimate.hi:.3g}]" if math.isfinite(estimate.lo) else text
 
 
 def _outcome_text(outcome: Outcome | None, metric: MetricChoice) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ from harness.question import Question
 from harness.source import StagedSource, parents_are_kept
 from harness.split import Prices
 from harness.trial import Event, Placement, TrialResult, TrialSpec
+
+
+SECONDS_BETWEEN_RECORDS = 30.0
+"""A running study can be watched in the tracker, this far behind."""
 
 
 class StudyFailed(RuntimeError):
@@ -54,6 +59,7 @@ class Session:
 
     Args:
         folder: of this study. store: of all studies. question: by which segments are judged.
+        on_judged: called now and then while segments are being judged, to record what there is.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class Session:
         store: Store,
         runner: Runner,
         progress: Progress | None = None,
+        on_judged: Callable[[], None] = lambda: None,
     ) -> None:
         self.setting = setting
         self.folder = folder
@@ -74,6 +81,8 @@ class Session:
         self.problem: Problem = resolve(setting.build)(setting.problem, cache=store.folder / "reference")
         self.judgement = Judgement(question, self.problem, store, setting.problem)
         self.failures: list[TrialResult] = []
+        self._on_judged = on_judged
+        self._told_at = time.monotonic()
         self._branches: dict[str, tuple[str, float]] = {}
         self._last_step: dict[str, int] = {}
 
@@ -198,3 +207,6 @@ class Session:
     def _evaluated(self, spec: TrialSpec, event: Event) -> None:
         label, _ = self._branches.get(event.branch, (spec.name, 0.0))
         self.progress.advance(f"{label} judged after {event.step} steps", cells=1)
+        if time.monotonic() - self._told_at > SECONDS_BETWEEN_RECORDS:
+            self._on_judged()
+            self._told_at = time.monotonic()

@@ -50,10 +50,10 @@ class Study:
             raise ValueError(
                 f"a surface needs two trunk checkpoints or more, got {self.splits}; write --splits 2 or more"
             )
-        if not self.budgets or len({budget.currency for budget in self.budgets}) != 1:
-            raise ValueError("budgets must be in one currency, got several; write all in s, or all in flop")
+        given = [str(budget) for budget in self.budgets]
+        if len({budget.currency for budget in self.budgets}) != 1:
+            raise ValueError(f"budgets must be in one currency, got {given}; write all in s, or all in flop")
         if list(self.budgets) != sorted(set(self.budgets), key=lambda budget: budget.amount):
-            given = [str(budget) for budget in self.budgets]
             raise ValueError(f"budgets must rise, got {given}; write each once, smallest first")
 
     @property
@@ -104,6 +104,7 @@ class StudyRun:
             store=self.store,
             runner=runner,
             progress=progress,
+            on_judged=lambda: self.record(self.cells()),
         )
         self.recorder = recorder
         self.make_search = make_search
@@ -115,6 +116,9 @@ class StudyRun:
         self.session.run(self.stages())
         cells = self.cells()
         self.record(cells)
+        for plan in self.plans:
+            for run in plan_runs(plan):
+                self.recorder.finish(run.key, "failed" if plan.seed in self.session.failed_seeds else "finished")
         return cells
 
     def stages(self) -> Iterator[Sequence[TrialSpec]]:
@@ -218,4 +222,3 @@ class StudyRun:
                     currency=self.study.currency,
                     judged=judged,
                 )
-                self.recorder.finish(run.key, "failed" if plan.seed in self.session.failed_seeds else "finished")

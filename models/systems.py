@@ -155,11 +155,11 @@ def system_of(name: str) -> System:
         return NAMED[name]()
     rule = f"a target is one of {', '.join(NAMED)} or module:function, got {name!r}"
     module_name, colon, function_name = name.partition(":")
-    if not colon:
+    if not (module_name and colon and function_name):
         raise ValueError(f"{rule}; write for example --target gmm4")
     try:
         made = getattr(importlib.import_module(module_name), function_name)()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         text = f"{rule}, which fails with {error}; write the address of a function without arguments"
         raise ValueError(text) from error
     if isinstance(made, System):

@@ -49,6 +49,8 @@ def parse_stage(text: str, phases: dict[str, Phase]) -> Stage:
     name, _, amount = text.partition("=")
     if name not in phases:
         raise ValueError(f"a stage is one of {', '.join(phases)}, got {text!r}; write for example fm=60s")
+    if not amount:
+        raise ValueError(f"a stage says what it may spend, got {text!r}; write for example {name}=60s or {name}=100")
     if not amount.isdigit():
         return Stage(phase=phases[name], spend=Budget.parse(amount))
     if int(amount) < 1:

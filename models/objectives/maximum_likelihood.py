@@ -33,6 +33,7 @@ class MaximumLikelihood:
 
     def __post_init__(self) -> None:
         check_divergence_mode(self.divergence)
+        RungeKutta4(steps=self.solver_steps)  # a wrong number of steps is told now, not at the first batch
 
     @property
     def needs_force(self) -> bool:

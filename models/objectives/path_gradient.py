@@ -220,6 +220,7 @@ class PathGradient:
         if self.kl == "reverse" and self.target is None:
             raise ValueError("the reverse KL evaluates the target's force, got target=None; write target=...")
         check_divergence_mode(self.divergence)
+        RungeKutta4(steps=self.solver_steps)  # a wrong number of steps is told now, not at the first batch
 
     @property
     def needs_force(self) -> bool:
