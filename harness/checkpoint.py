@@ -24,6 +24,10 @@ from harness.plan import Branch, Segment
 from harness.trial import Event
 
 
+READABLE = 0o644
+"""Temporary files start private; what is shared with other workers must be readable by them."""
+
+
 class DamagedObject(RuntimeError):
     """A stored object does not match its own name, or is gone."""
 
@@ -37,6 +41,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
+        os.chmod(temporary, READABLE)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

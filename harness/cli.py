@@ -23,8 +23,6 @@ from harness.tuning import Tuning
 class StudyOptions:
     """Options that every study takes."""
 
-    target: str = "gmm4"
-    """gmm4, gmm40, dw4, lj13, lj55, or module:function for a target of your own."""
     seeds: str = "3"
     """How many seeds, or a list such as 3,5,8. A claim needs at least five."""
     workers: int = 2
@@ -43,18 +41,6 @@ class StudyOptions:
     """Folder of results, checkpoints and records."""
     tracking_uri: str | None = None
     """An MLflow server (default: an SQLite file under --output)."""
-    train_samples: int | None = None
-    """Rows of a training set (default: what suits the target)."""
-    data: Path | None = None
-    """Train on a published .npy file (rows x dim) instead of on own reference samples."""
-    hidden: int | None = None
-    """Hidden size of the field."""
-    layers: int | None = None
-    """Layers of the field."""
-    evaluation_samples: int | None = None
-    """Points of each test set and samples of each model that is judged."""
-    evaluation_tolerance: float = 1e-5
-    """Tolerance of dopri5 when models are judged."""
     checkpoint_seconds: float = 20.0
     """Longest training between two checkpoints: what a kill can cost."""
 

@@ -53,7 +53,7 @@ class Judgement:
             made = self.problem.estimates(self.records(segment), split)
             kept = {name: asdict(estimate) for name, estimate in made.items()}
             write_json(path, kept)
-        return {name: Estimate(**value) for name, value in kept.items()}
+        return {name: Estimate(**kept[name]) for name in sorted(kept)}
 
     def records(self, segment: str) -> Records:
         """The per-sample records of an evaluated segment.

@@ -32,20 +32,20 @@ from harness.trial import Placement
 PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "scipy")
 
 
-def launch_split(study: Study, options: BudgetOptions) -> str:
-    """Run, resume or only describe a budget study; the text to print."""
+def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> str:
+    """Run, resume or only describe a budget study; the text to print. Records go to the tracker's `experiment`."""
     check_output(options.output)
     if options.dry_run:
         from harness.dry_run import describe
 
         return describe(study, options.output)
-    check_problem(study.setting, study.phases.all, options.output)
     check_machine(study.setting.placement, options)
+    check_problem(study.setting, study.phases.all, options.output)
     from harness.conclusion import conclude_study
 
     folder = options.output / study.name / study.id
     runner = runner_of(options, folder)
-    with recorder_of(study, options) as recorder:
+    with recorder_of(study, options, experiment) as recorder:
         run = StudyRun(
             study,
             output=options.output,
@@ -56,16 +56,16 @@ def launch_split(study: Study, options: BudgetOptions) -> str:
         return conclude_study(run, run.run())
 
 
-def launch_plan(study: PlanStudy, options: StudyOptions) -> str:
-    """Run or resume one plan; the text to print."""
+def launch_plan(study: PlanStudy, options: StudyOptions, *, experiment: str) -> str:
+    """Run or resume one plan; the text to print. Records go to the tracker's `experiment`."""
     check_output(options.output)
-    check_problem(study.setting, study.phases, options.output)
     check_machine(study.setting.placement, options)
+    check_problem(study.setting, study.phases, options.output)
     from harness.plan_report import conclude_plan
 
     folder = options.output / study.name / study.id
     runner = runner_of(options, folder)
-    with recorder_of(study, options) as recorder:
+    with recorder_of(study, options, experiment) as recorder:
         run = PlanStudyRun(study, output=options.output, runner=runner, recorder=recorder)
         return conclude_plan(run, run.run())
 
@@ -120,7 +120,7 @@ def check_machine(placement: Placement, options: StudyOptions) -> None:
 
 
 @contextmanager
-def recorder_of(study: Study | PlanStudy, options: StudyOptions) -> Iterator[Recorder]:
+def recorder_of(study: Study | PlanStudy, options: StudyOptions, experiment: str) -> Iterator[Recorder]:
     """The tracker, and study.json: everything needed to repeat the study."""
     from harness.adapters.mlflow_recorder import MlflowRecorder
 
@@ -130,7 +130,7 @@ def recorder_of(study: Study | PlanStudy, options: StudyOptions) -> Iterator[Rec
         tracking_uri=options.tracking_uri,
         artifacts=options.output / "artifacts",
         study=study.id,
-        experiment=f"{study.name} {options.target}",
+        experiment=experiment,
     )
     try:
         yield recorder

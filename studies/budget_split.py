@@ -32,7 +32,7 @@ class BudgetSplit(FlowOptions, BudgetOptions):
         )
 
     def execute(self) -> str:
-        return launch_split(self.study(), self)
+        return launch_split(self.study(), self, experiment=f"budget_split {self.target}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.cli import StudyOptions
@@ -18,8 +19,22 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True)
 class FlowOptions(StudyOptions):
-    """Hyperparameters of FM and PG; what is left out is what suits the target."""
+    """The system, and the hyperparameters of FM and PG; what is left out is what suits the target."""
 
+    target: str = "gmm4"
+    """gmm4, gmm40, dw4, lj13, lj55, or module:function for a target of your own."""
+    train_samples: int | None = None
+    """Rows of a training set (default: what suits the target)."""
+    data: Path | None = None
+    """Train on a published .npy file (rows x dim) instead of on own reference samples."""
+    hidden: int | None = None
+    """Hidden size of the field."""
+    layers: int | None = None
+    """Layers of the field."""
+    evaluation_samples: int | None = None
+    """Points of each test set and samples of each model that is judged."""
+    evaluation_tolerance: float = 1e-5
+    """Tolerance of dopri5 when models are judged."""
     coupling: CouplingName | None = None
     """Pairing of base and data points in FM (default: what suits the target)."""
     sigma: float | None = None

@@ -37,7 +37,7 @@ class TrainPlan(FlowOptions):
         )
 
     def execute(self) -> str:
-        return launch_plan(self.study(), self)
+        return launch_plan(self.study(), self, experiment=f"train_plan {self.target}")
 
 
 def parse_stage(text: str, phases: dict[str, Phase]) -> Stage:
