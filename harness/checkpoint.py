@@ -23,7 +23,6 @@ from harness.identity import content_hash
 from harness.plan import Branch, Segment
 from harness.trial import Event
 
-
 READABLE = 0o644
 """Temporary files start private; what is shared with other workers must be readable by them."""
 

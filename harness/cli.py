@@ -48,7 +48,8 @@ class StudyOptions:
         """What all trials of the study share. The inline runner has one worker."""
         if not self.checkpoint_seconds >= 0:
             raise ValueError(
-                f"checkpoints are seconds apart, got --checkpoint-seconds {self.checkpoint_seconds}; write for example 20"
+                f"checkpoints are some seconds apart, got {self.checkpoint_seconds}; "
+                "write for example --checkpoint-seconds 20"
             )
         workers = 1 if self.runner == "inline" else self.workers
         return Setting(

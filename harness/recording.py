@@ -17,8 +17,8 @@ from harness.split import PlannedCell, Prices, SeedPlan
 from harness.surface import Cell
 from harness.trial import Event
 
-RESOLUTION = {Currency.DEVICE_SECONDS: 1e3, Currency.FLOP: 1e-6}
-"""Recorded steps are whole numbers: milli-device-seconds, or millions of floating-point operations."""
+RESOLUTION = {Currency.DEVICE_SECONDS: 1e6, Currency.FLOP: 1e-3}
+"""Recorded steps are whole numbers: millionths of a device-second, or thousands of floating-point operations."""
 
 
 @dataclass(frozen=True, kw_only=True)

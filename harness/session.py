@@ -21,7 +21,6 @@ from harness.source import StagedSource, parents_are_kept
 from harness.split import Prices
 from harness.trial import Event, Placement, TrialResult, TrialSpec
 
-
 SECONDS_BETWEEN_RECORDS = 30.0
 """A running study can be watched in the tracker, this far behind."""
 

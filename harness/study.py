@@ -50,6 +50,8 @@ class Study:
             raise ValueError(
                 f"a surface needs two trunk checkpoints or more, got {self.splits}; write --splits 2 or more"
             )
+        if len({phase.fingerprint for phase in self.phases.all}) < len(self.phases.all):
+            raise ValueError("the three phases must differ, got two alike; write a fine-tuning rate below the trunk's")
         given = [str(budget) for budget in self.budgets]
         if len({budget.currency for budget in self.budgets}) != 1:
             raise ValueError(f"budgets must be in one currency, got {given}; write all in s, or all in flop")

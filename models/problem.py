@@ -6,6 +6,7 @@ Built on every worker from plain settings, so that the settings alone say what w
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.contracts import Batch, Objective, whole_batch
+from models.contracts import Batch, Objective, SampledTarget, Target, whole_batch
 from models.couplings import Coupling, EquivariantOptimalTransport, Independent, OptimalTransport
 from models.estimators import DataRecords, Estimate, ModelRecords, estimate_all, pair_distances
 from models.flows.continuous import ContinuousFlow
@@ -33,6 +34,8 @@ from models.systems import System, field_for, system_of
 
 POOL_FACTOR = 2
 """Reference rows per training row where exact draws are impossible: seeds train on different halves of the pool."""
+TRAINING_SEED = 1_000_000_007
+"""Added to a study's seed for exact draws: validation and test points are drawn with small seeds of their own."""
 EVALUATION_POOL = 10_000
 """Rows of the validation and of the test set; an evaluation takes the first of them."""
 EVALUATION_SEED = 20_230_623
@@ -56,15 +59,25 @@ def system_settings(
     system = system_of(target)
     if train_samples is not None and train_samples < 2:
         raise ValueError(f"a training set needs at least two rows, got {train_samples}; write for example 2000")
-    return {
+    settings = {
         "target": target,
         "fingerprint": fingerprint(system.target),
-        "train_samples": system.recipe.train_samples if train_samples is None else train_samples,
+        "train_samples": train_samples or system.recipe.train_samples,
         "data": None if data is None else str(data.resolve()),
-        "hidden": system.hidden if hidden is None else hidden,
-        "layers": system.layers if layers is None else layers,
+        "hidden": hidden or system.hidden,
+        "layers": layers or system.layers,
         "prior_std": system.prior_std,
     }
+    if data is not None and data.is_file():
+        settings["data_sha256"] = hashlib.sha256(data.read_bytes()).hexdigest()
+    elif is_exact(system.target):
+        settings["training_seed"] = TRAINING_SEED
+    return settings
+
+
+def is_exact(target: Target) -> bool:
+    """Whether the target draws independent samples by itself."""
+    return isinstance(target, SampledTarget)
 
 
 def evaluation_settings(target: str, *, samples: int | None = None, tolerance: float = 1e-5) -> dict[str, Any]:
@@ -105,7 +118,7 @@ class BoltzmannProblem:
 
         The sizes do not depend on how many points an evaluation uses, so the training pool does not either.
         """
-        exact = hasattr(self.physics.target, "sample")
+        exact = is_exact(self.physics.target)
         n = EVALUATION_POOL
         n_train = 2 if exact else POOL_FACTOR * self.system["train_samples"]
         return reference_samples(self.physics.target, n_train=n_train, n_validation=n, n_test=n, cache_dir=self.cache)
@@ -136,8 +149,8 @@ class BoltzmannProblem:
         generator = torch.Generator().manual_seed(seed)
         if self.system["data"] is not None:
             pool = read_published(Path(self.system["data"]), target)
-        elif hasattr(target, "sample"):
-            return target.sample(n, generator).float()
+        elif isinstance(target, SampledTarget):
+            return target.sample(n, torch.Generator().manual_seed(TRAINING_SEED + seed)).float()
         else:
             pool = self.reference.train_BD
         return pool[torch.randperm(len(pool), generator=generator)[:n]].float()

@@ -200,7 +200,9 @@ def test_files_and_functions_are_short() -> None:
 
 
 def test_every_file_says_what_lives_there() -> None:
-    assert [path for path, source in sources(*ROOMS).items() if source and not ast.get_docstring(ast.parse(source))] == []
+    assert [
+        path for path, source in sources(*ROOMS).items() if source and not ast.get_docstring(ast.parse(source))
+    ] == []
 
 
 def test_a_study_is_a_value_that_needs_no_tool() -> None:
@@ -282,6 +284,6 @@ def test_named_mathematics_and_long_functions_are_found() -> None:
 
 def test_broken_links_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("[a](there.md#part) [b](gone.md) [c](https://example.org) `harness/gone.py` <img src=\"no.png\">")
+    page.write_text('[a](there.md#part) [b](gone.md) [c](https://example.org) `harness/gone.py` <img src="no.png">')
     (tmp_path / "there.md").touch()
     assert broken_links(page) == ["gone.md", "no.png", "harness/gone.py"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def trainer_of(phase: Phase, tmp_path: Path) -> tuple[Trainer, Any]:
 
 def products(batch: int, widths: Sequence[int]) -> int:
     """Multiply-adds count two; backward every layer has two products more, the first one only that of its weights."""
-    forward = [2 * batch * a * b for a, b in zip(widths, widths[1:], strict=False)]
+    forward = [2 * batch * a * b for a, b in pairwise(widths)]
     return sum(forward) + sum(2 * f for f in forward) - forward[0]
 
 

@@ -127,7 +127,7 @@ def test_a_checkpoint_runs_no_code(store: Store, tmp_path: Path, monkeypatch: py
     buffer = io.BytesIO()
     torch.save({"weights": Harmful()}, buffer)
     name = store.put(buffer.getvalue(), ".pt")
-    with pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(Exception, match=r"weights_only|Weights only"):
         store.get_state(name)
     archive = io.BytesIO()
     np.savez(archive, x=np.array([Harmful()], dtype=object))

@@ -33,7 +33,9 @@ def problem() -> BoltzmannProblem:
 
 def real_trainer(phase: Phase, collective: Any = None) -> tuple[Trainer, TrainState]:
     branch = Branch(parent="root", phase=phase, seed=3)
-    trainer = Trainer.of(branch, problem().objective(phase.objective), problem().training_data(3), collective or Alone())
+    trainer = Trainer.of(
+        branch, problem().objective(phase.objective), problem().training_data(3), collective or Alone()
+    )
     return trainer, TrainState.start(problem().flow(3), phase)
 
 

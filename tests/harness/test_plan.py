@@ -168,4 +168,6 @@ def test_works_and_trials_travel_as_text() -> None:
     again = TrialSpec.from_json(spec.to_json())
     assert (again, again.hash) == (spec, spec.hash)
     assert replace(spec, name="u").hash != spec.hash
-    assert [segment.hash for segment in again.works[0].segments] == [Segment(branch=branch, steps=n).hash for n in (3, 5)]
+    assert [segment.hash for segment in again.works[0].segments] == [
+        Segment(branch=branch, steps=n).hash for n in (3, 5)
+    ]

@@ -193,9 +193,7 @@ def test_a_child_without_its_parent_says_so_and_can_be_run_again(
     assert checksums(tmp_path, [trunk, tail]).items() <= uninterrupted(folder).items()
 
 
-def test_other_evaluation_settings_judge_again_without_training(
-    done: tuple[Path, list[Event]], tmp_path: Path
-) -> None:
+def test_other_evaluation_settings_judge_again_without_training(done: tuple[Path, list[Event]], tmp_path: Path) -> None:
     folder, _ = done
     trunk = trunk_and_tails()[0]
     list(events(shared_reference(trial(tmp_path, [trunk]), folder)))
