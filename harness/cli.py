@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import tyro
 
+from harness.answers.question import Question
 from harness.budget import Budget
 from harness.identity import Settings
-from harness.question import Question
 from harness.session import Setting, StudyFailed
 from harness.split import SplitPhases
 from harness.study import Study

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.answers.crossover import crossover
+from harness.answers.export import answer, write_answer, write_frontier, write_surface
+from harness.answers.figure_samples import SamplePanel, draw_samples
+from harness.answers.figures import draw_frontier, draw_shares, draw_surface
+from harness.answers.frontier import BudgetAnswer, Outcome, best_splits
+from harness.answers.laws import laws_of
+from harness.answers.report import answer_table, crossover_table, laws_text, savings_table
+from harness.answers.savings import GridCost, naive_grid_cost
+from harness.answers.surface import Cell
 from harness.budget import Cost, Currency, Ledger
 from harness.contracts import Point
-from harness.crossover import crossover
-from harness.export import answer, write_answer, write_frontier, write_surface
-from harness.figure_samples import SamplePanel, draw_samples
-from harness.figures import draw_frontier, draw_shares, draw_surface
-from harness.frontier import BudgetAnswer, Outcome, best_splits
 from harness.identity import plain
-from harness.laws import laws_of
 from harness.recording import RESOLUTION
-from harness.report import answer_table, crossover_table, laws_text, savings_table
-from harness.savings import GridCost, naive_grid_cost
 from harness.study import StudyRun
-from harness.surface import Cell
 
 SUMMARY = "summary"
 JUDGING, DATA = "judging", "data"

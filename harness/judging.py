@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Literal
 
+from harness.answers.question import Question
+from harness.answers.surface import Cell
 from harness.checkpoint import DamagedObject, Store, read_json, write_json
 from harness.contracts import Problem, Records
 from harness.identity import Settings
-from harness.question import Question
 from harness.split import PlannedCell
-from harness.surface import Cell
 from harness.worker import evaluation_key
 from models.estimators import Estimate
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.answers.export import write_csv
+from harness.answers.report import table
+from harness.answers.surface import Cell
 from harness.budget import Currency
-from harness.export import write_csv
 from harness.plan_study import PlanStudyRun
-from harness.report import table
-from harness.surface import Cell
 
 
 def conclude_plan(run: PlanStudyRun, cells: Mapping[int, Sequence[Cell]]) -> str:

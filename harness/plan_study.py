@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.answers.question import Question
+from harness.answers.surface import Cell
 from harness.budget import Budget, Cost, Currency
 from harness.checkpoint import Store
 from harness.contracts import Recorder, Runner
 from harness.identity import content_hash, plain
 from harness.plan import BranchWork, Phase, Plan, Segment, Stop, grid_floor
 from harness.progress import Progress
-from harness.question import Question
 from harness.recording import PlanRun, record_run, run_tags
 from harness.session import Session, Setting
 from harness.split import PlannedCell, Prices
-from harness.surface import Cell
 from harness.trial import TrialSpec
 
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from harness.answers.surface import Cell
 from harness.budget import Currency
 from harness.checkpoint import Store
 from harness.contracts import Point, Recorder
 from harness.plan import Branch, Phase
 from harness.split import PlannedCell, Prices, SeedPlan
-from harness.surface import Cell
 from harness.trial import Event
 
 RESOLUTION = {Currency.DEVICE_SECONDS: 1e6, Currency.FLOP: 1e-3}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.address import resolve
+from harness.answers.question import Question
 from harness.calibrate import device_kind, price_from_plain, price_key
 from harness.checkpoint import Store, read_json, write_json
 from harness.contracts import Problem, Runner
@@ -16,7 +17,6 @@ from harness.identity import Settings
 from harness.judging import Judgement
 from harness.plan import BranchWork, Phase, root_hash
 from harness.progress import Progress
-from harness.question import Question
 from harness.source import StagedSource, parents_are_kept
 from harness.split import Prices
 from harness.trial import Event, Placement, TrialResult, TrialSpec

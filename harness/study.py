@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.answers.question import Question
+from harness.answers.surface import Cell
 from harness.budget import Budget, Currency, StepPrice
 from harness.checkpoint import Store, write_json
 from harness.contracts import Recorder, Runner, Search, SearchSpace
 from harness.identity import content_hash, plain
 from harness.plan import BranchWork, grid_floor
 from harness.progress import Progress
-from harness.question import Question
 from harness.recording import PlanRun, plan_runs, record_run, run_tags
 from harness.session import Session, Setting
 from harness.split import Prices, SeedPlan, SplitPhases, fork_points, plan_seed
-from harness.surface import Cell
 from harness.trial import TrialSpec
 from harness.tuning import TUNING_SEED, Judge, Tuning, tune
 

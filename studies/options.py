@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness.answers.question import MetricChoice, Question
 from harness.cli import StudyOptions
 from harness.plan import Optimiser, Phase
-from harness.question import MetricChoice, Question
 from harness.session import Setting
 from harness.split import SplitPhases
 from models.problem import evaluation_settings, system_settings

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 from mlflow.tracking import MlflowClient
 
 from harness.contracts import Point
@@ -192,8 +194,8 @@ def experiments(database: Path) -> dict[str, str]:
 def _open_database(path: Path) -> MlflowClient:
     """A client of the SQLite file, with its tables.
 
-    MLflow builds the tables at the first use, in steps that two processes must not take at once, and it retries for
-    minutes what cannot succeed; hence the lock and the check before.
+    MLflow builds the tables in steps that two processes must not take at once and that none can take up where another
+    was killed, and it retries for minutes what cannot succeed; hence the lock, the rename and the check before.
     """
     path = path.absolute()
     for name in ("mlflow.store.db.utils", "alembic"):
@@ -203,6 +205,8 @@ def _open_database(path: Path) -> MlflowClient:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(path.name + ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists() or path.stat().st_size == 0:
+                _make_database(path)
             with closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as probe:
                 probe.execute("BEGIN IMMEDIATE")
             client = MlflowClient(tracking_uri=f"sqlite:///{path}")
@@ -213,6 +217,16 @@ def _open_database(path: Path) -> MlflowClient:
             "stop the program that locks it, or write another output folder"
         ) from error
     return client
+
+
+def _make_database(path: Path) -> None:
+    """Build all tables in another file first, so that the database is there whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
+        made = Path(folder) / path.name
+        engine = create_sqlalchemy_engine(f"sqlite:///{made}")
+        _initialize_tables(engine)
+        engine.dispose()
+        os.replace(made, path)
 
 
 def _experiment_id(client: MlflowClient, name: str, location: str | None) -> str:

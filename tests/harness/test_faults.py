@@ -51,8 +51,7 @@ class Moment:
 # Every room of a study's life, in an order in which each still lies ahead when its turn comes.
 MOMENTS = (
     Moment(name="start-up", latest=2.0),
-    Moment(name="the making of the database", pattern="mlflow.db", latest=1.0),
-    Moment(name="the opening of the database", pattern="budget_split/*/study.json", latest=2.0),
+    Moment(name="the making of the database", pattern="mlflow.db.lock", latest=2.0),
     Moment(name="the calibration of FM", pattern="budget_split/*/workers.json"),
     Moment(name="the calibration of PG", pattern="store/prices/*.json"),
     Moment(name="the reference samples", pattern="store/reference/*", latest=0.01),
@@ -61,7 +60,6 @@ MOMENTS = (
     Moment(name="an evaluation", pattern="store/segments/*.json", writes=2, latest=0.05),
     Moment(name="the write of records", pattern="store/evaluations/*.json", writes=2, latest=0.01),
     Moment(name="the recorder's flush", pattern="store/estimates/*.json", writes=20, latest=1.0),
-    Moment(name="the tables", pattern="budget_split/*/surface.csv", latest=0.02),
     Moment(name="the figures", pattern="budget_split/*/surface.png", latest=1.0),
     Moment(name="the summary", pattern="artifacts/**/*.csv", latest=0.2),
 )

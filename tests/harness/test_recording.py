@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from harness.answers.surface import Cell
 from harness.budget import Currency
 from harness.checkpoint import Store
 from harness.contracts import Point
 from harness.plan import BranchWork
 from harness.recording import RESOLUTION, judged_points, plan_runs, record_run, run_tags, training_points
 from harness.split import SeedPlan, fork_points, plan_seed
-from harness.surface import Cell
 from harness.trial import Event
 from models.estimators import Estimate
 from tests.harness.test_split import PHASES, PRICES, budgets

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.crossover import crossover
-from harness.export import answer, strict, write_answer, write_frontier, write_surface
-from harness.frontier import BudgetAnswer, best_splits
-from harness.laws import laws_of
-from harness.report import answer_table, crossover_table, laws_text, percent, savings_table, table
-from harness.savings import naive_grid_cost
-from harness.surface import Cell
-from tests.harness.synthetic_surface import BUDGETS, QUESTION, SECONDS, seconds, surface
+from harness.answers.crossover import crossover
+from harness.answers.export import answer, strict, write_answer, write_frontier, write_surface
+from harness.answers.frontier import BudgetAnswer, best_splits
+from harness.answers.laws import laws_of
+from harness.answers.report import answer_table, crossover_table, laws_text, percent, savings_table, table
+from harness.answers.savings import naive_grid_cost
+from harness.answers.surface import Cell
+from tests.harness.answers.synthetic_surface import BUDGETS, QUESTION, SECONDS, seconds, surface
 
 
 def answers_of(cells: list[Cell]) -> tuple[BudgetAnswer, ...]:

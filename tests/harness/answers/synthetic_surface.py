@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from harness.answers.question import MetricChoice, Question
+from harness.answers.surface import Cell
 from harness.budget import Budget, Cost, Currency
-from harness.question import MetricChoice, Question
-from harness.surface import Cell
 from models.estimators import Estimate
 
 SECONDS = Currency.DEVICE_SECONDS

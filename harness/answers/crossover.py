@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.answers.curves import Curve, Reading, curves_of, measured
+from harness.answers.question import MetricChoice, Question
+from harness.answers.scores import Score, paired_difference, score_of
+from harness.answers.surface import Cell
 from harness.budget import Currency
-from harness.curves import Curve, Reading, curves_of, measured
-from harness.question import MetricChoice, Question
-from harness.scores import Score, paired_difference, score_of
-from harness.surface import Cell
 from models.estimators import Estimate
 
 

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from harness.answers.question import MetricChoice, Question
+from harness.answers.surface import Cell
 from harness.budget import Currency
 from harness.plan import grid_floor
-from harness.question import MetricChoice, Question
-from harness.surface import Cell
 from models.estimators import Estimate
 
 MEASURED_BELOW = 0.10

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from harness.fit import fit_power_law, fit_share_law, seed_resamples
-from harness.frontier import best_splits
-from harness.laws import judge, laws_of
-from harness.question import MetricChoice
-from tests.harness.synthetic_surface import METRIC, QUESTION, seconds, surface
+from harness.answers.fit import fit_power_law, fit_share_law, seed_resamples
+from harness.answers.frontier import best_splits
+from harness.answers.laws import judge, laws_of
+from harness.answers.question import MetricChoice
+from tests.harness.answers.synthetic_surface import METRIC, QUESTION, seconds, surface
 
 BUDGETS = np.geomspace(10.0, 5000.0, 7)
 PLAIN = MetricChoice(name="nll")

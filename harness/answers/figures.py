@@ -13,9 +13,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-from harness.budget import Budget, Currency
-from harness.curves import curves_of, is_diverged
-from harness.figure_style import (
+from harness.answers.curves import curves_of, is_diverged
+from harness.answers.figure_style import (
     BAND,
     BEST,
     FAINT,
@@ -30,11 +29,12 @@ from harness.figure_style import (
     new_figure,
     styled,
 )
-from harness.frontier import BudgetAnswer
-from harness.question import MetricChoice, Question
-from harness.report import percent
-from harness.scores import Score
-from harness.surface import Cell
+from harness.answers.frontier import BudgetAnswer
+from harness.answers.question import MetricChoice, Question
+from harness.answers.report import percent
+from harness.answers.scores import Score
+from harness.answers.surface import Cell
+from harness.budget import Budget, Currency
 
 NOTHING_YET = "No trained model has been evaluated at a budget yet."
 

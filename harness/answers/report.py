@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from harness.answers.crossover import Crossing, begins_to_help
+from harness.answers.frontier import BudgetAnswer, Outcome
+from harness.answers.laws import Laws
+from harness.answers.question import MetricChoice, Question
+from harness.answers.savings import GridCost
+from harness.answers.scores import Score
 from harness.budget import Currency
-from harness.crossover import Crossing, begins_to_help
-from harness.frontier import BudgetAnswer, Outcome
-from harness.laws import Laws
-from harness.question import MetricChoice, Question
-from harness.savings import GridCost
-from harness.scores import Score
 from models.estimators import Estimate
 
 NOTHING = "-"

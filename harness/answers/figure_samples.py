@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
-from harness.figure_style import FIRST, HYBRID, INK, SECOND, density_colours, finish, new_figure, styled
+from harness.answers.figure_style import FIRST, HYBRID, INK, SECOND, density_colours, finish, new_figure, styled
 
 BINS_PLANE = 140
 BINS = 90

@@ -20,8 +20,8 @@ from scipy.optimize import least_squares
 from scipy.special import ndtri
 from scipy.stats import t as student_t
 
-from harness.question import MetricChoice
-from harness.scores import SEEDS_FOR_INTERVAL
+from harness.answers.question import MetricChoice
+from harness.answers.scores import SEEDS_FOR_INTERVAL
 from models.estimators import Estimate
 
 Array = NDArray[np.float64]

@@ -10,18 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.answers.crossover import Crossing
+from harness.answers.curves import MEASURED_BELOW
+from harness.answers.fit import Fit
+from harness.answers.frontier import BudgetAnswer, Candidate, Outcome
+from harness.answers.laws import Laws
+from harness.answers.question import MetricChoice, Question
+from harness.answers.savings import GridCost, spent_costs
+from harness.answers.scores import Score
+from harness.answers.surface import Cell
 from harness.budget import Currency
 from harness.checkpoint import write_atomically
-from harness.crossover import Crossing
-from harness.curves import MEASURED_BELOW
-from harness.fit import Fit
-from harness.frontier import BudgetAnswer, Candidate, Outcome
 from harness.identity import plain
-from harness.laws import Laws
-from harness.question import MetricChoice, Question
-from harness.savings import GridCost, spent_costs
-from harness.scores import Score
-from harness.surface import Cell
 from models.estimators import Estimate
 
 Row = dict[str, Any]

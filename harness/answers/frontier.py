@@ -11,11 +11,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.answers.curves import Curve, Reading, curves_of
+from harness.answers.question import MetricChoice, Question
+from harness.answers.scores import Score, paired_difference, score_of
+from harness.answers.surface import Cell
 from harness.budget import Budget
-from harness.curves import Curve, Reading, curves_of
-from harness.question import MetricChoice, Question
-from harness.scores import Score, paired_difference, score_of
-from harness.surface import Cell
 from models.estimators import Estimate
 
 

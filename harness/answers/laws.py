@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.fit import Fit, fit_power_law, fit_share_law, power_law, share_law, too_few
-from harness.frontier import BudgetAnswer, Outcome, choose
-from harness.question import Question
+from harness.answers.fit import Fit, fit_power_law, fit_share_law, power_law, share_law, too_few
+from harness.answers.frontier import BudgetAnswer, Outcome, choose
+from harness.answers.question import Question
 from models.estimators import Estimate
 
 

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.answers.curves import counts_as_measured
+from harness.answers.surface import Cell
 from harness.budget import Budget, Currency
-from harness.curves import counts_as_measured
-from harness.surface import Cell
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.curves import Reading
-from harness.question import MetricChoice
+from harness.answers.curves import Reading
+from harness.answers.question import MetricChoice
 from models.estimators import Estimate, paired_t_interval, t_interval
 
 SEEDS_FOR_INTERVAL = 3

@@ -9,10 +9,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from harness.figure_samples import SamplePanel, draw_samples
-from harness.figures import draw_frontier, draw_shares, draw_surface
-from harness.frontier import best_splits
-from tests.harness.synthetic_surface import BESIDE, BUDGETS, QUESTION, seconds, surface
+from harness.answers.figure_samples import SamplePanel, draw_samples
+from harness.answers.figures import draw_frontier, draw_shares, draw_surface
+from harness.answers.frontier import best_splits
+from tests.harness.answers.synthetic_surface import BESIDE, BUDGETS, QUESTION, seconds, surface
 
 
 def assert_shows_something(path: Path) -> None:

@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from harness.answers.crossover import begins_to_help, crossover
+from harness.answers.curves import curves_of
+from harness.answers.frontier import best_splits, choose
+from harness.answers.question import MetricChoice
+from harness.answers.savings import naive_grid_cost, spent_costs
+from harness.answers.scores import judged_value
+from harness.answers.surface import Cell
 from harness.budget import Cost
-from harness.crossover import begins_to_help, crossover
-from harness.curves import curves_of
-from harness.frontier import best_splits, choose
-from harness.question import MetricChoice
-from harness.savings import naive_grid_cost, spent_costs
-from harness.scores import judged_value
-from harness.surface import Cell
-from tests.harness.synthetic_surface import (
+from tests.harness.answers.synthetic_surface import (
     BUDGETS,
     FORKS,
     METRIC,

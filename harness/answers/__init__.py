@@ -1,0 +1,1 @@
+"""What is read off the records: questions, surfaces, frontiers, laws, and how they are told."""
