@@ -62,10 +62,10 @@ def system_settings(
     settings = {
         "target": target,
         "fingerprint": fingerprint(system.target),
-        "train_samples": train_samples or system.recipe.train_samples,
+        "train_samples": system.recipe.train_samples if train_samples is None else train_samples,
         "data": None if data is None else str(data.resolve()),
-        "hidden": hidden or system.hidden,
-        "layers": layers or system.layers,
+        "hidden": system.hidden if hidden is None else hidden,
+        "layers": system.layers if layers is None else layers,
         "prior_std": system.prior_std,
     }
     if data is not None and data.is_file():

@@ -85,7 +85,7 @@ _PLANE = Recipe(
 )
 # Klein et al. 2023: optimal-transport batches of 256 at 5e-4, then 5e-5.
 _PARTICLES = Recipe(
-    budget="8min",
+    budget="60s",
     train_samples=50_000,
     evaluation_samples=1024,
     coupling="optimal-transport",

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -221,12 +220,13 @@ def _open_database(path: Path) -> MlflowClient:
 
 def _make_database(path: Path) -> None:
     """Build all tables in another file first, so that the database is there whole or not at all."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
-        made = Path(folder) / path.name
-        engine = create_sqlalchemy_engine(f"sqlite:///{made}")
-        _initialize_tables(engine)
-        engine.dispose()
-        os.replace(made, path)
+    made = path.with_name(f".partial-{path.name}")
+    for leftover in path.parent.glob(f"{made.name}*"):
+        leftover.unlink()
+    engine = create_sqlalchemy_engine(f"sqlite:///{made}")
+    _initialize_tables(engine)
+    engine.dispose()
+    os.replace(made, path)
 
 
 def _experiment_id(client: MlflowClient, name: str, location: str | None) -> str:
