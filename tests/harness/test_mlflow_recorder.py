@@ -183,6 +183,7 @@ for first in range(0, 20000, 50):
 """
 
 
+@pytest.mark.faults
 def test_every_point_is_there_once_after_kills(store: Path) -> None:
     opened(store, "killed")
     for batches in (2, 15):

@@ -141,6 +141,7 @@ def search_on(folder: Path) -> None:
     run(opened(folder, trials=400), 400)
 
 
+@pytest.mark.faults
 def test_a_killed_search_goes_on_without_loss_or_repetition(tmp_path: Path) -> None:
     journal = tmp_path / "killed" / "search.journal"
     for lines in (40, 150, 260):

@@ -128,10 +128,10 @@ def test_training_is_recorded_against_what_the_plan_would_have_cost(plan: SeedPl
     price = PRICES.of(tail_phase).per_step.device_seconds
     tail = [p for p in points if p.metric == f"train/{tail_phase.name}_loss"]
     ends = sorted(cell.tail_steps for cell in run.cells if cell.tail)
-    assert [p.step for p in tail] == [round(1e3 * (before + n * price)) for n in ends]
+    assert [p.step for p in tail] == [round(RESOLUTION[Currency.DEVICE_SECONDS] * (before + n * price)) for n in ends]
     assert [p.timestamp for p in tail] == [float(n) for n in ends]
     trunk = [p for p in points if p.metric == "train/fm_loss"]
-    assert max(p.step for p in trunk) == round(1e3 * before)
+    assert max(p.step for p in trunk) == round(RESOLUTION[Currency.DEVICE_SECONDS] * before)
     assert {p.metric.split("/")[0] for p in points if p.metric.endswith("seconds")} == {"clock"}
 
 
