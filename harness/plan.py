@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -212,11 +212,3 @@ def geometric_grid(last: int, *, per_octave: int = 8) -> tuple[int, ...]:
             points.append(point)
         k += 1
     return tuple(points)
-
-
-def spaced(points: Sequence[int], count: int) -> tuple[int, ...]:
-    """`count` of the points, spread evenly over their order, always with the first and the last."""
-    if count >= len(points):
-        return tuple(points)
-    picks = [round(i * (len(points) - 1) / (count - 1)) for i in range(count)] if count > 1 else [len(points) - 1]
-    return tuple(points[i] for i in sorted(set(picks)))

@@ -21,7 +21,6 @@ from harness.plan import (
     geometric_grid,
     grid_floor,
     root_hash,
-    spaced,
 )
 from harness.trial import Placement, TrialSpec
 
@@ -107,13 +106,6 @@ def test_the_floor_is_the_largest_grid_point_below(steps: int) -> None:
     below = [point for point in geometric_grid(10**5) if point <= steps]
     assert grid_floor(steps) == max(below, default=0)
     assert grid_floor(grid_floor(steps)) == grid_floor(steps)
-
-
-def test_spaced_points_keep_the_ends() -> None:
-    points = tuple(range(10))
-    assert spaced(points, 4) == (0, 3, 6, 9)
-    assert spaced(points, 1) == (9,)
-    assert spaced(points, 99) == points
 
 
 def test_a_tree_lists_parents_first() -> None:
