@@ -152,10 +152,17 @@ def _bca_interval(value: float, replicates_R: Array, jackknife_n: Array) -> tupl
     below = np.mean(replicates_R < value) + 0.5 * np.mean(replicates_R == value)
     edge = 0.5 / len(replicates_R)
     bias = ndtri(np.clip(below, edge, 1 - edge))
-    influence_n = jackknife_n.mean() - jackknife_n
-    scale = float(np.sum(influence_n**2)) ** 1.5
-    acceleration = float(np.sum(influence_n**3)) / (6 * scale) if np.isfinite(scale) and scale > 0 else 0.0
+    acceleration = _acceleration(jackknife_n)
     shifted = bias + ndtri(np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     levels = ndtr(bias + shifted / (1 - acceleration * shifted))
     lo, hi = np.quantile(replicates_R, levels)
     return float(lo), float(hi)
+
+
+def _acceleration(jackknife_n: Array) -> float:
+    """A sixth of the skewness of the jackknife; none where values overflow, as the weights of an untrained flow can."""
+    if not np.all(np.isfinite(jackknife_n)):
+        return 0.0
+    influence_n = jackknife_n.mean() - jackknife_n
+    scale = float(np.sum(influence_n**2)) ** 1.5
+    return float(np.sum(influence_n**3)) / (6 * scale) if np.isfinite(scale) and scale > 0 else 0.0
