@@ -92,8 +92,11 @@ def savings_table(costs: Sequence[tuple[str, GridCost]], currency: Currency) -> 
 
 def laws_text(laws: Laws, question: Question, currency: Currency) -> str:
     """The fitted laws with their intervals, or why there are none."""
+    fits = (*laws.metrics.items(), ("share", laws.share))
+    if all(fit.law is None for _, fit in fits):
+        return f"no law is fitted: {laws.share.note}"
     lines = []
-    for name, fit in (*laws.metrics.items(), ("share", laws.share)):
+    for name, fit in fits:
         title = way_title(name, question)
         if name != "share":
             title = f"{question.metric.title}, {title}"
