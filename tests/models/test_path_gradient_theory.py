@@ -238,7 +238,7 @@ def test_memory_does_not_grow_with_the_number_of_steps() -> None:
     flow = ContinuousFlow(prior=GaussianPrior(space=Space(dim=2)), field=field)
     x_BD = torch.randn(400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     batch = Batch(x_BD=x_BD, force_BD=-x_BD)
-    few, many = (peak_bytes(PathGradient(kl="forward", solver_steps=n), flow, batch) for n in (8, 64))
+    few, many = (peak_bytes(PathGradient(kl="forward", solver_steps=n), flow, batch) for n in (15, 120))
     assert many < 1.1 * few
     # The tally does see a graph that grows: the one of autograd through the solver.
     few_stored, many_stored = (peak_bytes(MaximumLikelihood(solver_steps=n), flow, batch) for n in (3, 12))
