@@ -30,6 +30,7 @@ class Progress:
     def plan(self, *, device_seconds: float, cells: int) -> None:
         """What is still to be done when work begins."""
         self.planned_cost, self.planned_cells = device_seconds, cells
+        self.spent, self.cells = 0.0, 0
         self.start = time.monotonic()
 
     def advance(self, text: str, *, device_seconds: float = 0.0, cells: int = 0) -> None:
