@@ -20,7 +20,7 @@ import torch
 
 from harness.address import resolve
 from harness.checkpoint import write_json
-from harness.cli import BudgetOptions, StudyOptions
+from harness.cli import BudgetOptions, StudyOptions, memory_cap_bytes
 from harness.contracts import Choice, FloatRange, IntRange, Recorder, Runner, Search, SearchSpace
 from harness.identity import plain
 from harness.plan import Phase
@@ -34,6 +34,7 @@ PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "sci
 
 def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> str:
     """Run, resume or only describe a budget study; the text to print. Records go to the tracker's `experiment`."""
+    cap = memory_cap_bytes(options)
     check_output(options.output)
     if options.dry_run:
         from harness.dry_run import describe
@@ -52,12 +53,14 @@ def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> st
             runner=runner,
             recorder=recorder,
             make_search=search_factory(options, study.setting.seeds[0], folder),
+            memory_cap_bytes=cap,
         )
         return conclude_study(run, run.run())
 
 
 def launch_plan(study: PlanStudy, options: StudyOptions, *, experiment: str) -> str:
     """Run or resume one plan; the text to print. Records go to the tracker's `experiment`."""
+    cap = memory_cap_bytes(options)
     check_output(options.output)
     check_machine(study.setting.placement, options)
     check_problem(study.setting, study.phases, options.output)
@@ -66,7 +69,7 @@ def launch_plan(study: PlanStudy, options: StudyOptions, *, experiment: str) -> 
     folder = options.output / study.name / study.id
     runner = runner_of(options, folder)
     with recorder_of(study, options, experiment) as recorder:
-        run = PlanStudyRun(study, output=options.output, runner=runner, recorder=recorder)
+        run = PlanStudyRun(study, output=options.output, runner=runner, recorder=recorder, memory_cap_bytes=cap)
         return conclude_plan(run, run.run())
 
 

@@ -12,29 +12,37 @@ from harness.budget import Budget, Cost, Currency
 from harness.checkpoint import Store
 from harness.contracts import Recorder, Runner
 from harness.identity import content_hash, plain
-from harness.plan import BranchWork, Phase, Plan, Segment, Stop, grid_floor
+from harness.plan import Branch, BranchWork, Phase, Plan, Segment, Stop, grid_floor
 from harness.progress import Progress
 from harness.recording import PlanRun, record_run, run_tags
 from harness.session import Session, Setting
 from harness.split import PlannedCell, Prices
-from harness.trial import TrialSpec
+from harness.trial import Event, TrialSpec
+from harness.until import Plateau
+
+MOST_STEPS = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A phase with what it may spend: a budget, or a number of steps."""
+    """A phase with what ends it: a budget, a number of steps, or a rule over its own events."""
 
     phase: Phase
-    spend: Budget | int
+    spend: Budget | int | Plateau
 
-    def steps(self, prices: Prices) -> int:
-        """Whole steps on the geometric grid for a budget; the number itself where steps were given.
+    def steps(self, prices: Prices, events: Sequence[Event]) -> int:
+        """Whole steps on the geometric grid for a budget, the number itself where steps were given, a rule's end.
+
+        Args:
+            events: of the branch so far, for a rule to read.
 
         Raises:
             ValueError: where the budget does not pay one step.
         """
         if isinstance(self.spend, int):
             return self.spend
+        if isinstance(self.spend, Plateau):
+            return self.spend.end(events)
         steps = grid_floor(prices.of(self.phase).steps_within(self.spend))
         if steps < 1:
             price = prices.cost(self.phase, 1).amount(self.spend.currency)
@@ -80,12 +88,19 @@ class PlanStudyRun:
         runner: Runner,
         recorder: Recorder,
         progress: Progress | None = None,
+        memory_cap_bytes: float | None = None,
     ) -> None:
         self.study = study
         self.folder = output / study.name / study.id
         self.store = Store(output / "store")
         self.session = Session(
-            study.setting, study.question, folder=self.folder, store=self.store, runner=runner, progress=progress
+            study.setting,
+            study.question,
+            folder=self.folder,
+            store=self.store,
+            runner=runner,
+            progress=progress,
+            memory_cap_bytes=memory_cap_bytes,
         )
         self.recorder = recorder
 
@@ -98,6 +113,9 @@ class PlanStudyRun:
 
     def stages(self) -> Iterator[Sequence[TrialSpec]]:
         yield self.session.calibration(self.study.phases)
+        for number, stage in enumerate(self.study.stages):
+            if isinstance(stage.spend, Plateau):
+                yield from self._until(number, stage.spend)
         seeds = self.study.setting.seeds
         works = {seed: [work for work in self.works(seed) if self.session.is_missing(work)] for seed in seeds}
         labelled = [(f"seed {seed} · {work.branch.phase.name}", work) for seed in seeds for work in works[seed]]
@@ -107,14 +125,39 @@ class PlanStudyRun:
             self.recorder.start(run.key, name=run.name, params=run.params(), tags=run_tags(run, []))
         yield [self.session.spec(f"seed {seed}", seed, works=tuple(works[seed])) for seed in seeds if works[seed]]
 
+    def _until(self, number: int, rule: Plateau) -> Iterator[Sequence[TrialSpec]]:
+        """Train a stage, and those before it, from stop to stop until its rule has ended it for every seed."""
+        while True:
+            asked = {seed: self._asked(number, rule, seed) for seed in self.study.setting.seeds}
+            going = {seed: works for seed, works in asked.items() if works}
+            if not going:
+                return
+            yield [self.session.spec(f"seed {seed}", seed, works=tuple(works)) for seed, works in going.items()]
+            if self.session.failures:
+                return
+
+    def _asked(self, number: int, rule: Plateau, seed: int) -> list[BranchWork]:
+        before = self.ends(seed, stages=number)
+        parent = before[-1].hash if before else self.study.setting.root(seed)
+        branch = Branch(parent=parent, phase=self.study.stages[number].phase, seed=seed)
+        stop = rule.next_stop(self.store.events(branch, up_to=rule.at_most))
+        if stop is None:
+            return []
+        works = [BranchWork(branch=end.branch, stops=(Stop(steps=end.steps, evaluate=False),)) for end in before]
+        return [*works, BranchWork(branch=branch, stops=(Stop(steps=stop, evaluate=False),))]
+
     def prices(self) -> Prices:
         return self.session.prices(self.study.phases)
 
-    def ends(self, seed: int) -> tuple[Segment, ...]:
-        """The last segment of every stage, each the parent of the next."""
-        prices = self.prices()
-        plan = Plan(stages=tuple((stage.phase, stage.steps(prices)) for stage in self.study.stages))
-        return plan.segments(root=self.study.setting.root(seed), seed=seed)
+    def ends(self, seed: int, *, stages: int | None = None) -> tuple[Segment, ...]:
+        """The last segment of every stage (or of the first few), each the parent of the next."""
+        prices, root = self.prices(), self.study.setting.root(seed)
+        done: list[tuple[Phase, int]] = []
+        for stage in self.study.stages[:stages]:
+            ends = Plan(stages=tuple(done)).segments(root=root, seed=seed)
+            branch = Branch(parent=ends[-1].hash if ends else root, phase=stage.phase, seed=seed)
+            done.append((stage.phase, stage.steps(prices, self.store.events(branch, up_to=MOST_STEPS))))
+        return Plan(stages=tuple(done)).segments(root=root, seed=seed)
 
     def works(self, seed: int) -> list[BranchWork]:
         ends = self.ends(seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.address import resolve
 from harness.answers.question import Question
+from harness.budget import StepPrice
 from harness.calibrate import device_kind, price_from_plain, price_key
 from harness.checkpoint import Store, read_json, write_json
 from harness.contracts import Problem, Runner
@@ -58,6 +59,7 @@ class Session:
 
     Args:
         folder: of this study. store: of all studies. question: by which segments are judged.
+        memory_cap_bytes: most memory that a worker's step may take, or None.
         on_judged: called now and then while segments are being judged, to record what there is.
     """
 
@@ -71,7 +73,9 @@ class Session:
         runner: Runner,
         progress: Progress | None = None,
         on_judged: Callable[[], None] = lambda: None,
+        memory_cap_bytes: float | None = None,
     ) -> None:
+        self.memory_cap_bytes = memory_cap_bytes
         self.setting = setting
         self.folder = folder
         self.store = store
@@ -138,8 +142,18 @@ class Session:
             if known is None:
                 why = self.failures[-1].error if self.failures else "no worker measured it"
                 raise StudyFailed(f"a step of {phase.name} needs a price before budgets mean steps, got none: {why}")
-            found[phase.price_fingerprint] = price_from_plain(known)
+            found[phase.price_fingerprint] = self._within_memory(phase, price_from_plain(known))
         return Prices(by_phase=found)
+
+    def _within_memory(self, phase: Phase, price: StepPrice) -> StepPrice:
+        """Budgets are compared at equal memory: a step that needs more than the cap ends the study before it trains."""
+        used, cap = price.per_step.peak_memory_bytes, self.memory_cap_bytes
+        if cap is not None and used > cap:
+            raise StudyFailed(
+                f"a step of {phase.name} must fit into {cap / 2**30:.3g} GiB a worker, got {used / 2**30:.3g} GiB; "
+                "write a smaller batch for it, or a larger --memory-cap-gib"
+            )
+        return price
 
     def _known_price(self, phase: Phase) -> dict[str, Any] | None:
         key = price_key(self.setting.problem["system"], phase, self.setting.placement, self._device())

@@ -84,6 +84,7 @@ class StudyRun:
     Args:
         output: folder of results; holds the store that all studies share.
         runner, recorder: adapters. make_search: makes the search for a phase's settings.
+        memory_cap_bytes: most memory that a worker's step may take, or None.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class StudyRun:
         recorder: Recorder,
         make_search: Callable[[str, SearchSpace], Search],
         progress: Progress | None = None,
+        memory_cap_bytes: float | None = None,
     ) -> None:
         self.study = study
         self.folder = output / study.name / study.id
@@ -107,6 +109,7 @@ class StudyRun:
             runner=runner,
             progress=progress,
             on_judged=lambda: self.record(self.cells()),
+            memory_cap_bytes=memory_cap_bytes,
         )
         self.recorder = recorder
         self.make_search = make_search

@@ -15,8 +15,12 @@ from harness.cli import conclude
 from harness.launch import launch_plan
 from harness.plan import Phase
 from harness.plan_study import PlanStudy, Stage
+from harness.until import Plateau
 from models.systems import system_of
 from studies.options import FlowOptions, question_for
+
+PLATEAU = "plateau:"
+MOST_STEPS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,7 @@ class TrainPlan(FlowOptions):
     """What does each stage of one plan buy? Phases: fm, fm_tail (FM at its fine-tuning rate), pg."""
 
     stages: tuple[str, ...] = ("fm=5s", "pg=5s")
-    """Stages in order, each phase=budget or phase=steps."""
+    """Stages in order, each phase=budget, phase=steps or phase=plateau:GAIN (until an octave gains less)."""
 
     def study(self) -> PlanStudy:
         """The study that the options ask for. Starts nothing."""
@@ -41,7 +45,7 @@ class TrainPlan(FlowOptions):
 
 
 def parse_stage(text: str, phases: dict[str, Phase]) -> Stage:
-    """Read "pg=60s" or "pg=100".
+    """Read "pg=60s", "pg=100" or "fm=plateau:0.01".
 
     Raises:
         ValueError: for an unknown phase, or an amount that is neither a budget nor a positive number of steps.
@@ -51,11 +55,25 @@ def parse_stage(text: str, phases: dict[str, Phase]) -> Stage:
         raise ValueError(f"a stage is one of {', '.join(phases)}, got {text!r}; write for example fm=60s")
     if not amount:
         raise ValueError(f"a stage says what it may spend, got {text!r}; write for example {name}=60s or {name}=100")
+    if amount.startswith(PLATEAU):
+        return Stage(phase=phases[name], spend=parse_plateau(amount))
     if not amount.isdigit():
         return Stage(phase=phases[name], spend=Budget.parse(amount))
     if int(amount) < 1:
         raise ValueError(f"a stage needs at least one step, got {text!r}; write for example {name}=100")
     return Stage(phase=phases[name], spend=int(amount))
+
+
+def parse_plateau(text: str) -> Plateau:
+    """Read "plateau:0.01".
+
+    Raises:
+        ValueError: where what follows the colon is not a positive number.
+    """
+    try:
+        return Plateau(gain=float(text.removeprefix(PLATEAU)), at_most=MOST_STEPS)
+    except ValueError as error:
+        raise ValueError(f"a plateau takes the smallest gain an octave, got {text!r}; write plateau:0.01") from error
 
 
 if __name__ == "__main__":

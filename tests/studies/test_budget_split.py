@@ -14,6 +14,7 @@ from harness import calibrate
 from harness.adapters.inline_runner import InlineRunner
 from harness.budget import Budget, Currency
 from harness.contracts import TrialSource
+from harness.session import StudyFailed
 from harness.study import StudyRun
 from harness.trial import Event, TrialSpec
 from studies.budget_split import BudgetSplit
@@ -180,3 +181,15 @@ def test_a_larger_study_and_other_placements_find_the_same_segments(
     (tmp_path / "branches" / "store" / "prices").symlink_to(tmp_path / "study" / "store" / "prices")
     branches.run()
     assert kept(branches) == before
+
+
+def test_a_step_beyond_the_memory_cap_ends_the_study_before_it_trains(tmp_path: Path) -> None:
+    with pytest.raises(StudyFailed, match="write a smaller batch"):
+        BudgetSplit(**SMALL, memory_cap_gib=0.001, output=tmp_path).execute()
+    assert not (tmp_path / "store" / "segments").exists()
+
+
+@pytest.mark.parametrize("cap", [0.0, -1.0, float("nan")])
+def test_a_memory_cap_is_positive(cap: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="write for example 8"):
+        BudgetSplit(**SMALL, memory_cap_gib=cap, output=tmp_path).execute()
