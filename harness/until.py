@@ -1,4 +1,4 @@
-"""Rules that end a phase by what its records say, and not by a number given beforehand. Replayable from events alone."""
+"""Rules that end a phase by what its records say, not by a number given beforehand. Events alone replay them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same plan gives the same events inline and under Ray with one worker; with two workers the same up to rounding."""
+"""The same plan gives the same events inline and on Ray with one worker; with two, the same up to rounding."""
 
 from __future__ import annotations
 
