@@ -23,7 +23,7 @@ from tests.harness.runner_workers import spec
 from tests.laws.runner_laws import WORKER, Family, RunnerLaws
 
 PROJECT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 
 
 @pytest.fixture(scope="module")
