@@ -69,7 +69,7 @@ def field_for(space: Space, *, hidden: int, layers: int) -> MLPField | EGNN:
 
 # Vaitl and Klein 2025, two-dimensional experiment: 2000 training points, exact divergence, rates 1e-2 and 5e-3.
 _PLANE = Recipe(
-    budget="10s",
+    budget="8s",
     train_samples=2000,
     evaluation_samples=2048,
     coupling="independent",
