@@ -42,7 +42,8 @@ class PlanRun:
     @property
     def name(self) -> str:
         *before, (last, _) = self.ways
-        return " → ".join([f"seed {self.seed} · ", *(f"{b.phase.name} {n}" for b, n in before), last.phase.name])
+        passed = (f"{branch.phase.name} {steps}" for branch, steps in before)
+        return f"seed {self.seed} · " + " → ".join([*passed, last.phase.name])
 
     @property
     def plan(self) -> str:
