@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ def conclude_study(run: StudyRun, cells: Sequence[Cell]) -> str:
     answers = best_splits(cells, study.budgets, study.question)
     savings = grid_costs(run, cells)
     ledger = ledger_of(run, cells)
+    report = run.session.problem.data_report()
     files = write_files(run, cells, answers, savings, ledger)
-    text = "\n\n".join([*tables(run, cells, answers, savings), ledger_text(ledger), *failures(run)])
+    text = "\n\n".join([*tables(run, cells, answers, savings), ledger_text(ledger), data_text(report), *failures(run)])
     summarise(run, answers, files, text)
     return f"{text}\n\n{where(run, files)}"
 
@@ -104,7 +105,7 @@ def write_files(
     write_frontier(frontier, answers, question)
     crossings = crossover(cells, currency, question)
     value = answer(answers, question, crossings=crossings, laws=laws_of(answers, question), savings=savings)
-    write_answer(told, with_ledger(value, ledger, currency))
+    write_answer(told, with_ledger(value, ledger, currency) | {"data": run.session.problem.data_report()})
     draw_surface(surface_png, cells, study.budgets, question)
     draw_frontier(frontier_png, answers, question)
     draw_shares(shares_png, answers, question)
@@ -118,6 +119,12 @@ def with_ledger(value: dict[str, Any], ledger: Ledger, currency: Currency) -> di
     for budget in value["budgets"]:
         budget["budget_with_data"] = budget["budget"] + data
     return value | {"spent": plain(ledger)}
+
+
+def data_text(report: Mapping[str, Any]) -> str:
+    """How the data came about, with what its sampler says of itself."""
+    numbers = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in report.items() if key != "source")
+    return f"data: {report['source']}" + (f" ({numbers})" if numbers else "")
 
 
 def sample_panels(run: StudyRun, answers: Sequence[BudgetAnswer]) -> list[SamplePanel]:

@@ -39,6 +39,9 @@ class Problem(Protocol):
     def data_cost(self) -> Mapping[str, Any]:
         """What making the data took, as fields of a Cost; the same for every plan."""
 
+    def data_report(self) -> Mapping[str, Any]:
+        """How the data came about: "source" in words, and diagnostics of the sampler by name."""
+
     def picture(self, records: Records | None) -> Mapping[str, np.ndarray]:
         """What to draw of a model's samples (of the data where None): energy, and x in the plane or distances."""
 

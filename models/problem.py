@@ -226,6 +226,10 @@ class BoltzmannProblem:
             "device_seconds": reference.device_seconds,
         }
 
+    def data_report(self) -> dict[str, Any]:
+        """How reference samples were made, with acceptance, autocorrelation, split R-hat and effective number."""
+        return {"source": self.reference.source, **self.reference.diagnostics}
+
     def picture(self, records: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         target = self.physics.target
         if records is None:
