@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-DISTANCE_SOFTENING = 1e-8
-"""Added under the square root of a distance, in squared length units: keeps its derivative finite at contact."""
+from models.fields.egnn_linear import DISTANCE_SOFTENING
+from models.fields.egnn_trace import in_structured_form
+from models.fields.sweeps import by_sweeps
+
+STRUCTURED_FROM = 5
+"""Particles from which on the structured divergence is cheaper than one sweep a coordinate."""
 
 
 class EGNNLayer(nn.Module):
@@ -110,7 +114,7 @@ class EGNN(nn.Module):
     def forward(self, t: Tensor, x_BD: Tensor) -> Tensor:
         """t: scalar or (B,), x: (B, N d) -> mean-free velocity (B, N d)."""
         x_BNd = start_BNd = x_BD.unflatten(1, (self.particles, self.spatial_dim))
-        h_BNH = self._initial_features(t, x_BD)
+        h_BNH = self.initial_features(t, x_BD)
         squared_BNM = pair_differences(x_BNd)[1]
         for layer in self.layers:
             x_BNd, h_BNH = layer(x_BNd, h_BNH, squared_BNM)
@@ -120,26 +124,13 @@ class EGNN(nn.Module):
     def with_divergence(self, t: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity (B, D) and exact trace of dv/dx (B,); differentiable, or graph-free where gradients are off.
 
-        One vector-Jacobian product for each coordinate of all particles but the last: the velocity is mean-free and
-        blind to translations, so the rows and columns of the Jacobian sum to zero over particles and the last
-        particle's share of the trace follows from the others' rows.
+        In structured form where that is cheaper, else by one sweep a coordinate; both agree to rounding.
         """
-        differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x_BD = x_BD if differentiable and x_BD.requires_grad else x_BD.detach().requires_grad_()
-            v_BD = self(t, x_BD)
-            divergence_B = self._trace(v_BD, x_BD, differentiable)
-        return (v_BD, divergence_B) if differentiable else (v_BD.detach(), divergence_B.detach())
+        if self.particles >= STRUCTURED_FROM:
+            return in_structured_form(self, t, x_BD)
+        return by_sweeps(self, t, x_BD)
 
-    def _trace(self, v_BD: Tensor, x_BD: Tensor, differentiable: bool) -> Tensor:
-        free = (self.particles - 1) * self.spatial_dim
-        trace_B = torch.zeros_like(v_BD[:, 0])
-        for k in range(free):
-            (row_BD,) = torch.autograd.grad(v_BD[:, k].sum(), x_BD, create_graph=differentiable, retain_graph=True)
-            trace_B = trace_B + row_BD[:, k] - row_BD[:, free + k % self.spatial_dim]
-        return trace_B
-
-    def _initial_features(self, t: Tensor, x_BD: Tensor) -> Tensor:
+    def initial_features(self, t: Tensor, x_BD: Tensor) -> Tensor:
         time_BN1 = t.to(x_BD.dtype).reshape(-1, 1, 1).expand(len(x_BD), self.particles, 1)
         types_BNC = self.types_NC.to(x_BD.dtype).expand(len(x_BD), -1, -1)
         return self.emb(torch.cat([types_BNC, time_BN1], dim=-1))
