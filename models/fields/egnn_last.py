@@ -89,12 +89,11 @@ def along(direction_Bkje: Tensor, tangents: Tangents) -> Tensor:
 
 def own_after(edge: Edges, node: Nodes, tangents: Tangents, neighbour_BklrH: Tensor, start_BNNd: Tensor) -> Tensor:
     """The moved particle's own response of features after a layer, (B, k, e, H)."""
-    own_HH, _, current_H, start_H = edge.columns
     relative_Bkeld = own_response(tangents.x_Bkeid).unsqueeze(3) - tangents.x_Bkeid
     squared_Bkel = 2 * (edge.difference_BNNd.unsqueeze(2) * relative_Bkeld).sum(-1)
-    gathered_BkeH = functional.linear(tangents.own_BkeH, own_HH) @ edge.summed_BNHH.mT
-    gathered_BkeH = gathered_BkeH + squared_Bkel @ edge.response_to(current_H)
-    gathered_BkeH = gathered_BkeH + 2 * start_BNNd.mT @ edge.response_to(start_H)
+    gathered_BkeH = functional.linear(tangents.own_BkeH, edge.columns[0]) @ edge.summed_BNHH.mT
+    gathered_BkeH = gathered_BkeH + squared_Bkel @ edge.to_current_BNNH
+    gathered_BkeH = gathered_BkeH + 2 * start_BNNd.mT @ edge.to_start_BNNH
     rays_BkeX = tangents.direction_Bkire.flatten(2, 3).mT
     gathered_BkeH = gathered_BkeH + rays_BkeX @ edge.response(neighbour_BklrH).flatten(2, 3)
     return tangents.own_BkeH + node.push(gathered_BkeH, tangents.own_BkeH)
@@ -148,13 +147,12 @@ class Asked:
 
     def _by_distances(self, edge: Edges, x_Bkeid: Tensor, start_BNNd: Tensor) -> Tensor:
         """Through the two distances of edge j-l."""
-        _, _, current_H, start_H = edge.columns
-        asked_Bjkl = self.of_messages_BjkH @ edge.response_to(current_H).mT
+        asked_Bjkl = self.of_messages_BjkH @ edge.to_current_BNNH.mT
         n = x_Bkeid.shape[1]
         x_Bjkld = (self.direction_Bkje @ x_Bkeid.flatten(3)).unflatten(3, (n, -1)).transpose(1, 2)
         own_Bjk1d = x_Bjkld.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).unsqueeze(3)
         squared_Bjkl = 2 * ((own_Bjk1d - x_Bjkld) * edge.difference_BNNd.unsqueeze(2)).sum(-1)
-        asked_Bjk = (self.of_messages_BjkH * edge.response_to(start_H)).sum(-1)
+        asked_Bjk = (self.of_messages_BjkH * edge.to_start_BNNH).sum(-1)
         start_Bjk = -2 * (start_BNNd * self.direction_Bkje.transpose(1, 2)).sum(-1)
         return (asked_Bjkl * squared_Bjkl).sum(dim=(1, 2, 3)) + (asked_Bjk * start_Bjk).sum(dim=(1, 2))
 
@@ -171,7 +169,7 @@ class Asked:
 
         One moved particle at a time, so that what is made for all pairs (l, j) stays in a core's cache.
         """
-        second_BljH = (edge.gate_BNN1 * edge.second_BNNH).transpose(1, 2).contiguous()
+        second_BljH = edge.gated_BNNH.transpose(1, 2).contiguous()
         first_BljH = edge.first_BNNH.transpose(1, 2).contiguous()
         moves = zip(self.of_messages_BjkH.unbind(2), neighbour_BklrH.unbind(1), steer_Bkljr.unbind(1), strict=True)
         total_B = torch.zeros_like(second_BljH[:, 0, 0, 0])

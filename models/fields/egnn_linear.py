@@ -9,6 +9,7 @@ Shapes: B batch, N particles, d spatial dimensions, H features, X tangents of on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -69,39 +70,58 @@ class Edges:
 
     def response(self, dz: Tensor) -> Tensor:
         """M dz: change of every message, (B, N, N, H), or (B, N, N, X, H) for X tangents an edge."""
-        first, second, gate, message = self.first_BNNH, self.second_BNNH, self.gate_BNN1, self.message_BNNH
+        first, second, gate, seen = self.first_BNNH, self.second_BNNH, self.gate_BNN1, self.seen_BNNH
         if dz.ndim == 5:
-            first, second, gate, message = (each.unsqueeze(3) for each in (first, second, gate, message))
-        inner = functional.linear(dz * first, self.layer.e2.weight) * second
-        return gate * (inner + (1 - gate) * functional.linear(inner, self.layer.att.weight) * message)
+            first, second, gate, seen = (each.unsqueeze(3) for each in (first, second, gate, seen))
+        return self._gated(functional.linear(dz * first, self.layer.e2.weight) * second, gate, seen)
 
     def response_to(self, weight_H: Tensor) -> Tensor:
         """M w for one direction w that all edges share, (B, N, N, H)."""
-        return self.response(weight_H.expand_as(self.first_BNNH))
+        inner_BNNH = functional.linear(self.first_BNNH, self.layer.e2.weight * weight_H) * self.second_BNNH
+        return self._gated(inner_BNNH, self.gate_BNN1, self.seen_BNNH)
+
+    def _gated(self, inner: Tensor, gate: Tensor, seen: Tensor) -> Tensor:
+        return torch.addcmul(gate * inner, seen, functional.linear(inner, self.layer.att.weight))
 
     def pull(self, y_BNNH: Tensor) -> Tensor:
         """M^T y for one sensitivity an edge."""
-        seen_BNN1 = self.gate_BNN1 * (1 - self.gate_BNN1) * (self.message_BNNH * y_BNNH).sum(-1, keepdim=True)
-        inner = self.second_BNNH * (self.gate_BNN1 * y_BNNH + seen_BNN1 * self.layer.att.weight)
-        return (inner @ self.layer.e2.weight) * self.first_BNNH
+        logit_BNN1 = (self.seen_BNNH * y_BNNH).sum(-1, keepdim=True)
+        inner_BNNH = torch.addcmul(self.gate_BNN1 * y_BNNH, logit_BNN1, self.layer.att.weight) * self.second_BNNH
+        return (inner_BNNH @ self.layer.e2.weight) * self.first_BNNH
 
-    @property
+    @cached_property
     def seen_BNNH(self) -> Tensor:
         """d message / d attention logit."""
-        return self.gate_BNN1 * (1 - self.gate_BNN1) * self.message_BNNH
+        return (self.gate_BNN1 - self.gate_BNN1.square()) * self.message_BNNH
 
-    @property
+    @cached_property
     def row_BNNH(self) -> Tensor:
         """d attention logit / d z."""
-        return self.first_BNNH * ((self.second_BNNH * self.layer.att.weight) @ self.layer.e2.weight)
+        return (self.second_BNNH @ (self.layer.att.weight.t() * self.layer.e2.weight)) * self.first_BNNH
 
-    @property
+    @cached_property
+    def gated_BNNH(self) -> Tensor:
+        """Slope of the message network's second activation, times attention."""
+        return self.gate_BNN1 * self.second_BNNH
+
+    @cached_property
     def summed_BNHH(self) -> Tensor:
         """The Jacobians of all messages that a particle gathers, summed."""
-        gated_BNNH = self.gate_BNN1 * self.second_BNNH
-        return self.layer.e2.weight * (gated_BNNH.mT @ self.first_BNNH) + self.seen_BNNH.mT @ self.row_BNNH
+        return torch.addcmul(
+            self.seen_BNNH.mT @ self.row_BNNH, self.layer.e2.weight, self.gated_BNNH.mT @ self.first_BNNH
+        )
 
-    @property
+    @cached_property
+    def to_current_BNNH(self) -> Tensor:
+        """Change of a message with its squared distance."""
+        return self.response_to(self.columns[2])
+
+    @cached_property
+    def to_start_BNNH(self) -> Tensor:
+        """Change of a message with its squared distance at the network's input."""
+        return self.response_to(self.columns[3])
+
+    @cached_property
     def pull_BNNd(self) -> Tensor:
         """Displacement of i for a unit change of the strength of its edge with j: (x_i - x_j) / (distance + 1)."""
         return self.difference_BNNd * self.inverse_BNN.unsqueeze(-1)
@@ -131,7 +151,9 @@ def linearise(
     active_BNNH, slope_BNNH = silu_with_slope(layer.c1(gated_BNNH))
     bounded_BNN1 = torch.tanh(layer.c2(active_BNNH))
     strength_BNN = layer.coordinate_range * bounded_BNN1.squeeze(-1)
-    ask_BNNH = layer.coordinate_range * (1 - bounded_BNN1.square()) * ((slope_BNNH * layer.c2.weight) @ layer.c1.weight)
+    ask_BNNH = (
+        layer.coordinate_range * (1 - bounded_BNN1.square()) * (slope_BNNH @ (layer.c2.weight.t() * layer.c1.weight))
+    )
     distance_BNN = torch.sqrt(squared_BNN + DISTANCE_SOFTENING)
     inverse_BNN = 1 / (distance_BNN + 1)
     weight_BNN = strength_BNN * inverse_BNN * others_NN

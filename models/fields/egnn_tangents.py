@@ -158,19 +158,19 @@ def moved_by_neighbours_features(edge: Edges, tangents: Tangents, wanted_BijH: T
 
 def middle_tangents(edge: Edges, node: Nodes, tangents: Tangents, start_BNNd: Tensor) -> Tangents:
     """Responses after a layer that is neither the first nor one of the last two."""
-    own_HH, neighbour_HH, current_H, start_H = edge.columns
+    own_HH, neighbour_HH, _, _ = edge.columns
     h_BPiH = tangents.dense_BkeiH().flatten(1, 2)
     b, p, n, width = h_BPiH.shape
     # All message Jacobians, (B, i, H, j, H): one product with the neighbours' features serves every tangent.
-    left_BiHj = (edge.gate_BNN1 * edge.second_BNNH).transpose(2, 3)
+    left_BiHj = edge.gated_BNNH.transpose(2, 3)
     jacobian_BiHjH = left_BiHj.unsqueeze(-1) * edge.layer.e2.weight.unsqueeze(1) * edge.first_BNNH.unsqueeze(2)
     jacobian_BiHjH = jacobian_BiHjH + edge.seen_BNNH.transpose(2, 3).unsqueeze(-1) * edge.row_BNNH.unsqueeze(2)
     neighbours_BPN = (h_BPiH @ neighbour_HH.t()).flatten(2)
     gathered_BPiH = (neighbours_BPN @ jacobian_BiHjH.flatten(3).flatten(1, 2).mT).view(b, p, n, width)
     h_BiPH = h_BPiH.transpose(1, 2)
     own_BiPH = (h_BiPH @ own_HH.t()) @ edge.summed_BNHH.mT
-    current_BiPH = squared_change(edge, tangents.x_Bkeid) @ edge.response_to(current_H)
-    start_BiPH = start_change(start_BNNd) @ edge.response_to(start_H)
+    current_BiPH = squared_change(edge, tangents.x_Bkeid) @ edge.to_current_BNNH
+    start_BiPH = start_change(start_BNNd) @ edge.to_start_BNNH
     h_BiPH = h_BiPH + node.push(gathered_BPiH.transpose(1, 2) + own_BiPH + current_BiPH + start_BiPH, h_BiPH)
     h_BkeiH = h_BiPH.transpose(1, 2).reshape(*tangents.own_BkeH.shape[:3], n, width)
     return Tangents.of_dense(moved(edge, tangents, start_BNNd), h_BkeiH)
