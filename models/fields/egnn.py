@@ -101,7 +101,7 @@ class EGNN(nn.Module):
             raise ValueError(
                 f"types must hold one label >= 0 for each of {particles} particles, got {types}; fix types"
             )
-        self.particles, self.spatial_dim = particles, spatial_dim
+        self.particles, self.spatial_dim, self.hidden = particles, spatial_dim, hidden
         one_hot_NC = torch.zeros(particles, 0) if types is None else functional.one_hot(torch.tensor(types)).float()
         self.register_buffer("types_NC", one_hot_NC, persistent=False)
         features = one_hot_NC.shape[1] + 1
@@ -129,6 +129,10 @@ class EGNN(nn.Module):
         if self.particles >= STRUCTURED_FROM:
             return in_structured_form(self, t, x_BD)
         return by_sweeps(self, t, x_BD)
+
+    def blocks(self) -> list[EGNNLayer]:
+        """The layers in order."""
+        return [layer for layer in self.layers if isinstance(layer, EGNNLayer)]
 
     def initial_features(self, t: Tensor, x_BD: Tensor) -> Tensor:
         time_BN1 = t.to(x_BD.dtype).reshape(-1, 1, 1).expand(len(x_BD), self.particles, 1)

@@ -34,7 +34,7 @@ def rows_at_once(field: EGNN, like: Tensor) -> int:
     The largest is a feature vector for every triple of particles, or from four layers on a message Jacobian for every
     pair.
     """
-    n, width = field.particles, field.layers[0].hidden
+    n, width = field.particles, field.hidden
     values = n**2 * width * (n if len(field.layers) < 4 else max(n, width))
     return max(1, BYTES_AT_ONCE.get(like.device.type, BYTES_AT_ONCE["cpu"]) // (values * like.element_size()))
 
@@ -56,7 +56,7 @@ def velocity_and_trace(field: EGNN, t: Tensor, x_BD: Tensor) -> tuple[Tensor, Te
     difference_BNNd = x_BNd.unsqueeze(2) - x_BNd.unsqueeze(1)
     start_BNN = difference_BNNd.square().sum(-1)
     edges, nodes = [], []
-    for layer in field.layers:
+    for layer in field.blocks():
         edge, node, x_BNd, h_BNH = linearise(layer, x_BNd, h_BNH, start_BNN)
         edges.append(edge)
         nodes.append(node)
