@@ -24,18 +24,16 @@ if TYPE_CHECKING:
     from models.fields.egnn import EGNN
 
 
-BYTES_AT_ONCE = {"cpu": 2**22, "cuda": 2**29}
-"""Bound on the largest intermediate tensor: what a core's cache takes well, and what fills a GPU."""
+BYTES_AT_ONCE = {"cpu": 2**19, "cuda": 2**28}
+"""Bound on the largest intermediate tensor: a few of them stay in a core's cache, or fill a GPU."""
 
 
 def rows_at_once(field: EGNN, like: Tensor) -> int:
     """Rows of a batch whose largest intermediate tensor stays within the bound, one at least.
 
-    The largest is a feature vector for every triple of particles, or from four layers on a message Jacobian for every
-    pair.
+    The largest is a feature vector for every pair of particles, or from four layers on a message Jacobian.
     """
-    n, width = field.particles, field.hidden
-    values = n**2 * width * (n if len(field.layers) < 4 else max(n, width))
+    values = field.particles**2 * field.hidden * (1 if len(field.layers) < 4 else field.hidden)
     return max(1, BYTES_AT_ONCE.get(like.device.type, BYTES_AT_ONCE["cpu"]) // (values * like.element_size()))
 
 
