@@ -18,7 +18,12 @@ class Currency(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Resources spent, summed over all workers (peak memory: the largest of any worker)."""
+    """Resources spent, summed over all workers.
+
+    Peak memory is of one worker and one step, so that it never adds up: the largest of any worker and of any phase.
+    It holds weights, gradients, the optimiser's moments and all that a step makes, but not the training set (0 where it
+    was not measured).
+    """
 
     steps: int = 0
     samples: int = 0
@@ -102,6 +107,7 @@ class StepPrice:
         per_step: cost of one step, summed over workers (device_seconds: median over the timed steps).
         timed_steps: number of steps timed, after warm-up.
         device_seconds_lo, device_seconds_hi: quartiles of the timed steps.
+        microbatch: rows of one gradient call, to stay within a memory cap; None where all local rows are one call.
     """
 
     phase: str
@@ -111,6 +117,7 @@ class StepPrice:
     timed_steps: int
     device_seconds_lo: float
     device_seconds_hi: float
+    microbatch: int | None = None
 
     def of(self, steps: int) -> Cost:
         return self.per_step.times(steps)

@@ -42,7 +42,8 @@ class StudyOptions:
     tracking_uri: str | None = None
     """An MLflow server (default: an SQLite file under --output)."""
     memory_cap_gib: float | None = None
-    """Most memory that a step may take on a worker: budgets are then compared at equal memory."""
+    """Most memory that a step may take on a worker (weights, optimiser and all that the step makes): larger steps are
+    cut into micro-batches, and budgets compared at equal memory."""
     checkpoint_seconds: float = 20.0
     """Longest training between two checkpoints: what a kill can cost."""
 
@@ -60,6 +61,7 @@ class StudyOptions:
             seeds=parse_seeds(self.seeds),
             placement=Placement(workers=workers, threads=self.threads, gpus_per_worker=self.gpus_per_worker),
             checkpoint_seconds=self.checkpoint_seconds,
+            memory_cap_bytes=None if self.memory_cap_gib is None else self.memory_cap_gib * 2**30,
         )
 
 
@@ -139,18 +141,6 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             f"at least one seed is needed, none of them negative, got {text!r}; write for example --seeds 3"
         )
     return seeds
-
-
-def memory_cap_bytes(options: StudyOptions) -> float | None:
-    """The cap in bytes.
-
-    Raises:
-        ValueError: where it is not positive.
-    """
-    cap = options.memory_cap_gib
-    if cap is not None and not cap > 0:
-        raise ValueError(f"a memory cap must be positive, got --memory-cap-gib {cap}; write for example 8")
-    return None if cap is None else cap * 2**30
 
 
 def conclude(kind: type[Any]) -> None:

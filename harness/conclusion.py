@@ -73,9 +73,14 @@ def tables(
 
 def ledger_text(ledger: Ledger) -> str:
     phases = ", ".join(f"{name} {cost.device_seconds:.0f}" for name, cost in ledger.accounts.items())
+    sizes = {name: cost.peak_memory_bytes for name, cost in ledger.accounts.items()}
+    memory = ", ".join(
+        f"{name} {f'{size / 2**20:.3g} MiB' if size else 'not measured'}" for name, size in sizes.items()
+    )
     judging, data = ledger.off_the_clock[JUDGING], ledger.off_the_clock[DATA]
     return (
         f"spent on training: {ledger.total.device_seconds:.0f} device-seconds at recorded prices ({phases})\n"
+        f"peak memory of a step and worker: {memory}\n"
         f"off the clock: judging {judging.device_seconds:.0f} device-seconds, data {data.device_seconds:.1f} "
         f"device-seconds ({data.energy_evaluations:,} energies, {data.force_evaluations:,} forces)"
     )

@@ -7,15 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from harness.address import resolve
 from harness.budget import Cost, Currency
-from harness.calibrate import device_kind, measure_price, price_from_plain, price_key
 from harness.checkpoint import Store
 from harness.collective import Alone
-from harness.contracts import Problem
-from harness.loop import Trainer
+from harness.known_prices import known_prices
 from harness.plan import Branch, Phase
 from harness.split import Prices, SeedPlan, plan_seed
 from harness.study import Study
@@ -26,7 +21,7 @@ from harness.worker import evaluation_key, run_trial
 def describe(study: Study, output: Path) -> str:
     """Segments, steps, cost, cores and expected minutes (training beside evaluation), as text."""
     store = Store(output / "store")
-    prices, measured_here = known_prices(study, store)
+    prices, measured_here = known_prices(study.setting, study.phases.all, store)
     forks = study.forks(prices.of(study.phases.trunk))
     plans = [
         plan_seed(study.phases, prices, study.budgets, forks=forks, root=study.setting.root(seed), seed=seed)
@@ -34,27 +29,6 @@ def describe(study: Study, output: Path) -> str:
     ]
     evaluation = evaluation_seconds(study, store, plans)
     return "\n".join(lines(study, prices, plans, evaluation, measured_here))
-
-
-def known_prices(study: Study, store: Store) -> tuple[Prices, bool]:
-    """Prices on record, or else measured in this process by one worker (then True)."""
-    key = [
-        price_key(study.setting.problem["system"], p, study.setting.placement, device_kind()) for p in study.phases.all
-    ]
-    found = [store.price(k) for k in key]
-    if all(value is not None for value in found):
-        prices = [price_from_plain(value) for value in found if value is not None]
-        return Prices(by_phase={price.phase: price for price in prices}), False
-    problem: Problem = resolve(study.setting.build)(study.setting.problem, cache=store.folder / "reference")
-    data = problem.training_data(study.setting.seeds[0])
-    torch.set_num_threads(study.setting.placement.threads)
-    by_phase = {}
-    for phase in study.phases.all:
-        if phase.price_fingerprint not in by_phase:
-            branch = Branch(parent=study.setting.root(study.setting.seeds[0]), phase=phase, seed=study.setting.seeds[0])
-            trainer = Trainer.of(branch, problem.objective(phase.objective), data, Alone())
-            by_phase[phase.price_fingerprint] = measure_price(trainer, problem.flow(study.setting.seeds[0]))
-    return Prices(by_phase=by_phase), True
 
 
 def evaluation_seconds(study: Study, store: Store, plans: Sequence[SeedPlan]) -> float:
@@ -114,10 +88,13 @@ def lines(study: Study, prices: Prices, plans: Sequence[SeedPlan], evaluation: f
 def price_line(phase: Phase, prices: Prices) -> str:
     price = prices.of(phase)
     step = price.per_step
+    memory = f"{step.peak_memory_bytes / 2**20:.3g} MiB" if step.peak_memory_bytes else "memory not measured"
+    rows = f", {price.microbatch} rows at a time" if price.microbatch else ""
     spread = f"{price.device_seconds_lo * 1e3:.3g} to {price.device_seconds_hi * 1e3:.3g}"
     return (
         f"  {phase.name:8} {step.amount(Currency.DEVICE_SECONDS) * 1e3:8.3g} device-ms a step "
-        f"(quartiles {spread}, n = {price.timed_steps}), {step.flops:.3g} flop, batch {phase.batch}"
+        f"(quartiles {spread}, n = {price.timed_steps}), {step.flops:.3g} flop, {memory} a worker, "
+        f"batch {phase.batch}{rows}"
     )
 
 

@@ -20,21 +20,24 @@ import torch
 
 from harness.address import resolve
 from harness.checkpoint import write_json
-from harness.cli import BudgetOptions, StudyOptions, memory_cap_bytes
+from harness.cli import BudgetOptions, StudyOptions
 from harness.contracts import Choice, FloatRange, IntRange, Recorder, Runner, Search, SearchSpace
 from harness.identity import plain
 from harness.plan import Phase
-from harness.plan_study import PlanStudy, PlanStudyRun
+from harness.plan_run import PlanCells, PlanStudyRun
+from harness.plan_study import PlanComparison, PlanStudy
 from harness.session import Setting
 from harness.study import Study, StudyRun
 from harness.trial import Placement
 
 PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "scipy")
 
+Conclude = Callable[[PlanStudyRun, PlanCells], str]
+"""Writes the files of a run of plans from its judged cells; the text to print."""
+
 
 def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> str:
     """Run, resume or only describe a budget study; the text to print. Records go to the tracker's `experiment`."""
-    cap = memory_cap_bytes(options)
     check_output(options.output)
     if options.dry_run:
         from harness.dry_run import describe
@@ -53,24 +56,39 @@ def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> st
             runner=runner,
             recorder=recorder,
             make_search=search_factory(options, study.setting.seeds[0], folder),
-            memory_cap_bytes=cap,
         )
         return conclude_study(run, run.run())
 
 
 def launch_plan(study: PlanStudy, options: StudyOptions, *, experiment: str) -> str:
     """Run or resume one plan; the text to print. Records go to the tracker's `experiment`."""
-    cap = memory_cap_bytes(options)
+    from harness.plan_report import conclude_plan
+
+    return run_plans(study, options, experiment=experiment, conclude=conclude_plan)
+
+
+def launch_comparison(
+    study: PlanComparison, options: StudyOptions, *, experiment: str, conclude: Conclude, dry_run: bool
+) -> str:
+    """Run, resume or only describe several plans side by side; the text to print, which `conclude` writes."""
+    if dry_run:
+        check_output(options.output)
+        check_problem(study.setting, study.phases, options.output)
+        from harness.plan_dry_run import describe_plans
+
+        return describe_plans(study, options.output)
+    return run_plans(study, options, experiment=experiment, conclude=conclude)
+
+
+def run_plans(study: PlanStudy | PlanComparison, options: StudyOptions, *, experiment: str, conclude: Conclude) -> str:
+    """Run or resume; what `conclude` says of the run and of its judged cells."""
     check_output(options.output)
     check_machine(study.setting.placement, options)
     check_problem(study.setting, study.phases, options.output)
-    from harness.plan_report import conclude_plan
-
-    folder = options.output / study.name / study.id
-    runner = runner_of(options, folder)
+    runner = runner_of(options, options.output / study.name / study.id)
     with recorder_of(study, options, experiment) as recorder:
-        run = PlanStudyRun(study, output=options.output, runner=runner, recorder=recorder, memory_cap_bytes=cap)
-        return conclude_plan(run, run.run())
+        run = PlanStudyRun(study, output=options.output, runner=runner, recorder=recorder)
+        return conclude(run, run.run())
 
 
 def check_output(output: Path) -> None:
@@ -123,7 +141,9 @@ def check_machine(placement: Placement, options: StudyOptions) -> None:
 
 
 @contextmanager
-def recorder_of(study: Study | PlanStudy, options: StudyOptions, experiment: str) -> Iterator[Recorder]:
+def recorder_of(
+    study: Study | PlanStudy | PlanComparison, options: StudyOptions, experiment: str
+) -> Iterator[Recorder]:
     """The tracker, and study.json: everything needed to repeat the study."""
     from harness.adapters.mlflow_recorder import MlflowRecorder
 
@@ -187,7 +207,7 @@ def choices(space: SearchSpace, count: int) -> dict[str, Choice]:
     return {name: spread(domain) for name, domain in space.items()}
 
 
-def described(study: Study | PlanStudy) -> dict[str, Any]:
+def described(study: Study | PlanStudy | PlanComparison) -> dict[str, Any]:
     """A study's values, the command, and the versions that it ran on."""
     return {
         "id": study.id,

@@ -1,26 +1,21 @@
-"""PlanStudy: one plan of any number of stages, trained to its end and judged after every stage."""
+"""PlanStudy: one plan of any number of stages, trained to its end and judged after every stage.
+
+PlanComparison: several of them side by side. harness/plan_run.py runs either.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from harness.answers.question import Question
-from harness.answers.surface import Cell
-from harness.budget import Budget, Cost, Currency
-from harness.checkpoint import Store
-from harness.contracts import Recorder, Runner
-from harness.identity import content_hash, plain
-from harness.plan import Branch, BranchWork, Phase, Plan, Segment, Stop, grid_floor
-from harness.progress import Progress
-from harness.recording import PlanRun, record_run, run_tags
-from harness.session import Session, Setting
-from harness.split import PlannedCell, Prices
-from harness.trial import Event, TrialSpec
+from harness.budget import Budget
+from harness.identity import Settings, content_hash, plain
+from harness.plan import Phase, grid_floor
+from harness.session import Setting
+from harness.split import Prices
+from harness.trial import Event
 from harness.until import Plateau
-
-MOST_STEPS = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,138 +64,58 @@ class PlanStudy:
     @property
     def id(self) -> str:
         value = plain(self)
-        del value["setting"]["checkpoint_seconds"]
+        value["setting"] = self.setting.identity
         return content_hash(value)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         return tuple(stage.phase for stage in self.stages)
 
+    @property
+    def plans(self) -> Mapping[str, PlanStudy]:
+        """Itself, without a name: a comparison of one."""
+        return {"": self}
 
-class PlanStudyRun:
-    """One run, or resumption, of a plan study. Arguments as for a StudyRun."""
 
-    def __init__(
-        self,
-        study: PlanStudy,
-        *,
-        output: Path,
-        runner: Runner,
-        recorder: Recorder,
-        progress: Progress | None = None,
-        memory_cap_bytes: float | None = None,
-    ) -> None:
-        self.study = study
-        self.folder = output / study.name / study.id
-        self.store = Store(output / "store")
-        self.session = Session(
-            study.setting,
-            study.question,
-            folder=self.folder,
-            store=self.store,
-            runner=runner,
-            progress=progress,
-            memory_cap_bytes=memory_cap_bytes,
-        )
-        self.recorder = recorder
+@dataclass(frozen=True, kw_only=True)
+class PlanComparison:
+    """Several plans of one system side by side. Making one starts nothing.
 
-    def run(self) -> dict[int, list[Cell]]:
-        """Train and judge what the store lacks; the judged stages of every seed, the untrained model first."""
-        self.session.run(self.stages())
-        cells = {seed: self.session.judgement.judged(self.planned(seed)) for seed in self.study.setting.seeds}
-        self._record(cells)
-        return cells
+    Args:
+        plans: by the name that reports use. They share question and setting, and their first phases differ, so that no
+            plan trains what another one is training.
+        asks: further settings of the question that tell one study from another.
+    """
 
-    def stages(self) -> Iterator[Sequence[TrialSpec]]:
-        yield self.session.calibration(self.study.phases)
-        for number, stage in enumerate(self.study.stages):
-            if isinstance(stage.spend, Plateau):
-                yield from self._until(number, stage.spend)
-        seeds = self.study.setting.seeds
-        works = {seed: [work for work in self.works(seed) if self.session.is_missing(work)] for seed in seeds}
-        labelled = [(f"seed {seed} · {work.branch.phase.name}", work) for seed in seeds for work in works[seed]]
-        self.session.announce(labelled, self.prices())
-        for seed in seeds:
-            run = self.plan_run(seed)
-            self.recorder.start(run.key, name=run.name, params=run.params(), tags=run_tags(run, []))
-        yield [self.session.spec(f"seed {seed}", seed, works=tuple(works[seed])) for seed in seeds if works[seed]]
+    name: str
+    plans: Mapping[str, PlanStudy]
+    asks: Settings = field(default_factory=dict)
 
-    def _until(self, number: int, rule: Plateau) -> Iterator[Sequence[TrialSpec]]:
-        """Train a stage, and those before it, from stop to stop until its rule has ended it for every seed."""
-        while True:
-            asked = {seed: self._asked(number, rule, seed) for seed in self.study.setting.seeds}
-            going = {seed: works for seed, works in asked.items() if works}
-            if not going:
-                return
-            yield [self.session.spec(f"seed {seed}", seed, works=tuple(works)) for seed, works in going.items()]
-            if self.session.failures:
-                return
-
-    def _asked(self, number: int, rule: Plateau, seed: int) -> list[BranchWork]:
-        before = self.ends(seed, stages=number)
-        parent = before[-1].hash if before else self.study.setting.root(seed)
-        branch = Branch(parent=parent, phase=self.study.stages[number].phase, seed=seed)
-        stop = rule.next_stop(self.store.events(branch, up_to=rule.at_most))
-        if stop is None:
-            return []
-        works = [BranchWork(branch=end.branch, stops=(Stop(steps=end.steps, evaluate=False),)) for end in before]
-        return [*works, BranchWork(branch=branch, stops=(Stop(steps=stop, evaluate=False),))]
-
-    def prices(self) -> Prices:
-        return self.session.prices(self.study.phases)
-
-    def ends(self, seed: int, *, stages: int | None = None) -> tuple[Segment, ...]:
-        """The last segment of every stage (or of the first few), each the parent of the next."""
-        prices, root = self.prices(), self.study.setting.root(seed)
-        done: list[tuple[Phase, int]] = []
-        for stage in self.study.stages[:stages]:
-            ends = Plan(stages=tuple(done)).segments(root=root, seed=seed)
-            branch = Branch(parent=ends[-1].hash if ends else root, phase=stage.phase, seed=seed)
-            done.append((stage.phase, stage.steps(prices, self.store.events(branch, up_to=MOST_STEPS))))
-        return Plan(stages=tuple(done)).segments(root=root, seed=seed)
-
-    def works(self, seed: int) -> list[BranchWork]:
-        ends = self.ends(seed)
-        untrained = BranchWork(branch=ends[0].branch, stops=(Stop(steps=0), Stop(steps=ends[0].steps)))
-        later = [BranchWork(branch=end.branch, stops=(Stop(steps=end.steps),)) for end in ends[1:]]
-        return [untrained, *later]
-
-    def planned(self, seed: int) -> list[PlannedCell]:
-        """The untrained model, then the end of every stage, each with its as-if cost."""
-        prices, ends = self.prices(), self.ends(seed)
-        cells = [planned_cell(seed, ends[0].branch.at(0), 0, Cost(), Cost())]
-        steps, spent = 0, Cost()
-        for end in ends:
-            cost = prices.cost(end.branch.phase, end.steps)
-            cells.append(planned_cell(seed, end, steps, spent, cost))
-            steps, spent = steps + end.steps, spent + cost
-        return cells
-
-    def plan_run(self, seed: int) -> PlanRun:
-        ways = tuple((end.branch, end.steps) for end in self.ends(seed))
-        return PlanRun(seed=seed, ways=ways, cells=tuple(self.planned(seed)))
-
-    def _record(self, cells: dict[int, list[Cell]]) -> None:
-        for seed, judged in cells.items():
-            run = self.plan_run(seed)
-            record_run(
-                run,
-                store=self.store,
-                recorder=self.recorder,
-                prices=self.prices(),
-                currency=Currency.DEVICE_SECONDS,
-                judged={cell.segment: cell for cell in judged},
+    def __post_init__(self) -> None:
+        if not self.plans:
+            raise ValueError("a comparison needs at least one plan, got none; write one or more")
+        first = next(iter(self.plans.values()))
+        if any(plan.setting != first.setting or plan.question != first.question for plan in self.plans.values()):
+            raise ValueError("plans are compared in one setting by one question, got several; write the same for all")
+        if len({plan.phases[0].fingerprint for plan in self.plans.values()}) < len(self.plans):
+            raise ValueError(
+                f"compared plans must differ in their first phase, got some alike among {', '.join(self.plans)}; "
+                "write each once"
             )
-            self.recorder.finish(run.key, "failed" if seed in self.session.failed_seeds else "finished")
 
+    @property
+    def id(self) -> str:
+        plans = {name: plan.id for name, plan in self.plans.items()}
+        return content_hash({"name": self.name, "plans": plans, "asks": self.asks})
 
-def planned_cell(seed: int, end: Segment, before: int, spent: Cost, cost: Cost) -> PlannedCell:
-    return PlannedCell(
-        seed=seed,
-        fork_steps=before,
-        tail=end.branch.phase.name if end.steps else "",
-        tail_steps=end.steps,
-        trunk_cost=spent,
-        tail_cost=cost,
-        segment=end.hash,
-    )
+    @property
+    def question(self) -> Question:
+        return next(iter(self.plans.values())).question
+
+    @property
+    def setting(self) -> Setting:
+        return next(iter(self.plans.values())).setting
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return tuple(phase for plan in self.plans.values() for phase in plan.phases)

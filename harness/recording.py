@@ -132,7 +132,9 @@ def cell_points(cell: Cell, currency: Currency) -> list[Point]:
             for suffix, value in (("", estimate.value), ("_eval_lo", estimate.lo), ("_eval_hi", estimate.hi)):
                 metric = f"{split}/{name}{suffix}"
                 points.append(Point(metric=metric, value=value, step=step, timestamp=cell.timestamp))
-    shares = {"cost/trunk": cell.trunk_cost.amount(currency), "cost/tail": cell.tail_cost.amount(currency)}
+    most = (cell.trunk_cost + cell.tail_cost).peak_memory_bytes
+    shares = {"cost/peak_memory_bytes": float(most)} if most else {}
+    shares |= {"cost/trunk": cell.trunk_cost.amount(currency), "cost/tail": cell.tail_cost.amount(currency)}
     return points + [Point(metric=m, value=v, step=step, timestamp=cell.timestamp) for m, v in shares.items()]
 
 

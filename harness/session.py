@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from harness.address import resolve
 from harness.answers.question import Question
@@ -14,7 +14,7 @@ from harness.budget import StepPrice
 from harness.calibrate import device_kind, price_from_plain, price_key
 from harness.checkpoint import Store, read_json, write_json
 from harness.contracts import Problem, Runner
-from harness.identity import Settings
+from harness.identity import Settings, plain
 from harness.judging import Judgement
 from harness.plan import BranchWork, Phase, root_hash
 from harness.progress import Progress
@@ -38,6 +38,7 @@ class Setting:
         build: "module:function" that makes the Problem of `problem` = {"system": ..., "evaluation": ...}.
         seeds: of the study; the first one is used where any would do.
         checkpoint_seconds: longest training between two checkpoints.
+        memory_cap_bytes: most memory that a worker's step may take, by micro-batches where it must; or None.
     """
 
     build: str
@@ -45,44 +46,71 @@ class Setting:
     seeds: tuple[int, ...]
     placement: Placement
     checkpoint_seconds: float = 20.0
+    memory_cap_bytes: float | None = None
 
     def __post_init__(self) -> None:
+        if self.memory_cap_bytes is not None and not self.memory_cap_bytes > 0:
+            raise ValueError(
+                f"a memory cap must be positive, got {self.memory_cap_bytes} bytes; write for example "
+                "--memory-cap-gib 8"
+            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be different and at least one, got {self.seeds}; write for example --seeds 3")
 
     def root(self, seed: int) -> str:
         return root_hash(self.problem["system"], seed)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it makes a study another study: not how often it is saved, and a memory cap where there is one."""
+        value = plain(self)
+        del value["checkpoint_seconds"]
+        if self.memory_cap_bytes is None:
+            del value["memory_cap_bytes"]
+        return value
+
+
+class Asked(Protocol):
+    """What a session needs to know of a study."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def setting(self) -> Setting: ...
+
+    @property
+    def question(self) -> Question: ...
+
 
 class Session:
-    """Runs stages of trials and keeps what they report.
+    """Runs stages of trials and keeps what they report, in a folder of the study and a store of all studies.
 
     Args:
-        folder: of this study. store: of all studies. question: by which segments are judged.
-        memory_cap_bytes: most memory that a worker's step may take, or None.
+        study: its question is by which segments are judged. output: holds the study's folder and the store.
         on_judged: called now and then while segments are being judged, to record what there is.
     """
 
     def __init__(
         self,
-        setting: Setting,
-        question: Question,
+        study: Asked,
         *,
-        folder: Path,
-        store: Store,
+        output: Path,
         runner: Runner,
         progress: Progress | None = None,
         on_judged: Callable[[], None] = lambda: None,
-        memory_cap_bytes: float | None = None,
     ) -> None:
-        self.memory_cap_bytes = memory_cap_bytes
+        setting = study.setting
         self.setting = setting
-        self.folder = folder
-        self.store = store
+        self.folder = output / study.name / study.id
+        self.store = Store(output / "store")
         self.runner = runner
         self.progress = progress or Progress()
-        self.problem: Problem = resolve(setting.build)(setting.problem, cache=store.folder / "reference")
-        self.judgement = Judgement(question, self.problem, store, setting.problem)
+        self.problem: Problem = resolve(setting.build)(setting.problem, cache=self.store.folder / "reference")
+        self.judgement = Judgement(study.question, self.problem, self.store, setting.problem)
         self.failures: list[TrialResult] = []
         self._on_judged = on_judged
         self._told_at = time.monotonic()
@@ -105,6 +133,7 @@ class Session:
             seed=seed,
             placement=self.setting.placement,
             checkpoint_seconds=self.setting.checkpoint_seconds,
+            memory_cap_bytes=self.setting.memory_cap_bytes,
             **work,
         )
 
@@ -146,17 +175,19 @@ class Session:
         return Prices(by_phase=found)
 
     def _within_memory(self, phase: Phase, price: StepPrice) -> StepPrice:
-        """Budgets are compared at equal memory: a step that needs more than the cap ends the study before it trains."""
-        used, cap = price.per_step.peak_memory_bytes, self.memory_cap_bytes
+        """Budgets are compared at equal memory: a step that no micro-batch brings below the cap ends the study."""
+        used, cap = price.per_step.peak_memory_bytes, self.setting.memory_cap_bytes
         if cap is not None and used > cap:
+            rows = "one row" if price.microbatch == 1 else f"{price.microbatch or 'all'} rows"
             raise StudyFailed(
-                f"a step of {phase.name} must fit into {cap / 2**30:.3g} GiB a worker, got {used / 2**30:.3g} GiB; "
-                "write a smaller batch for it, or a larger --memory-cap-gib"
+                f"a step of {phase.name} must fit into {cap / 2**30:.3g} GiB a worker, got {used / 2**30:.3g} GiB with "
+                f"{rows} at a time; write a larger --memory-cap-gib, or a smaller field"
             )
         return price
 
     def _known_price(self, phase: Phase) -> dict[str, Any] | None:
-        key = price_key(self.setting.problem["system"], phase, self.setting.placement, self._device())
+        setting = self.setting
+        key = price_key(setting.problem["system"], phase, setting.placement, self._device(), setting.memory_cap_bytes)
         return self.store.price(key)
 
     def _device(self) -> str:
@@ -208,8 +239,12 @@ class Session:
 
     def _keep_device(self, spec: TrialSpec, event: Event) -> None:
         write_json(self.folder / "device.json", {"device": event.notes["device"]})
-        milliseconds = event.values["device_seconds_per_step"] * 1e3
-        self.progress.note(f"a step of {event.notes['phase']} costs {milliseconds:.3g} device-milliseconds")
+        milliseconds, rows = event.values["device_seconds_per_step"] * 1e3, event.values.get("microbatch")
+        self.progress.note(
+            f"a step of {event.notes['phase']} costs {milliseconds:.3g} device-milliseconds and takes "
+            f"{event.values['peak_memory_bytes'] / 2**20:.3g} MiB a worker"
+            + ("" if rows is None else f" with {rows:.0f} rows at a time")
+        )
 
     def _trained(self, spec: TrialSpec, event: Event) -> None:
         label, price = self._branches.get(event.branch, (spec.name, 0.0))

@@ -10,7 +10,7 @@ from typing import Literal
 from harness.answers.question import Question
 from harness.answers.surface import Cell
 from harness.budget import Budget, Currency, StepPrice
-from harness.checkpoint import Store, write_json
+from harness.checkpoint import write_json
 from harness.contracts import Recorder, Runner, Search, SearchSpace
 from harness.identity import content_hash, plain
 from harness.plan import BranchWork, grid_floor
@@ -66,7 +66,8 @@ class Study:
     def id(self) -> str:
         """The same study has the same folder, so the same command resumes it. How trials are placed is not part."""
         value = plain(self)
-        del value["one_trial_a"], value["setting"]["checkpoint_seconds"]
+        del value["one_trial_a"]
+        value["setting"] = self.setting.identity
         return content_hash(value)
 
     def forks(self, price: StepPrice) -> tuple[int, ...]:
@@ -84,7 +85,6 @@ class StudyRun:
     Args:
         output: folder of results; holds the store that all studies share.
         runner, recorder: adapters. make_search: makes the search for a phase's settings.
-        memory_cap_bytes: most memory that a worker's step may take, or None.
     """
 
     def __init__(
@@ -96,21 +96,17 @@ class StudyRun:
         recorder: Recorder,
         make_search: Callable[[str, SearchSpace], Search],
         progress: Progress | None = None,
-        memory_cap_bytes: float | None = None,
     ) -> None:
         self.study = study
-        self.folder = output / study.name / study.id
-        self.store = Store(output / "store")
         self.session = Session(
-            study.setting,
-            study.question,
-            folder=self.folder,
-            store=self.store,
+            study,
+            output=output,
             runner=runner,
             progress=progress,
             on_judged=lambda: self.record(self.cells()),
-            memory_cap_bytes=memory_cap_bytes,
         )
+        self.folder = self.session.folder
+        self.store = self.session.store
         self.recorder = recorder
         self.make_search = make_search
         self.phases = study.phases

@@ -42,6 +42,7 @@ class TrialSpec:
         seed: of calibration, and of torch's global generators; every branch has a seed of its own.
         store: folder of checkpoints and records that all workers share.
         checkpoint_seconds: longest time of training between two checkpoints.
+        memory_cap_bytes: most memory that a worker's step may take: larger ones are cut into micro-batches.
     """
 
     name: str
@@ -53,6 +54,7 @@ class TrialSpec:
     seed: int = 0
     placement: Placement = field(default_factory=Placement)
     checkpoint_seconds: float = 20.0
+    memory_cap_bytes: float | None = None
 
     @property
     def hash(self) -> str:

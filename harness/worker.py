@@ -88,24 +88,35 @@ class Worker:
 
     def trainer(self, branch: Branch) -> Trainer:
         objective = self.problem.objective(branch.phase.objective)
-        return Trainer.of(branch, objective, self.data(branch.seed), self.collective)
+        microbatch = None if self.spec.memory_cap_bytes is None else self.price(branch.phase)["microbatch"]
+        return Trainer.of(branch, objective, self.data(branch.seed), self.collective, microbatch=microbatch)
 
     def fresh_flow(self, seed: int) -> torch.nn.Module:
         return self.problem.flow(seed).to(self.device)
 
     # prices
 
-    def calibrate(self, phase: Phase) -> Event:
-        key = price_key(self.spec.problem["system"], phase, self.spec.placement, device_kind())
+    def price(self, phase: Phase) -> dict[str, Any]:
+        """The price of a phase on this kind of device and under this cap: from the record, or measured now."""
+        spec, cap = self.spec, self.spec.memory_cap_bytes
+        key = price_key(spec.problem["system"], phase, spec.placement, device_kind(), cap)
         known = self.collective.broadcast(self.store.price(key))
         if known is None:
-            seed = self.spec.seed
-            branch = Branch(parent=self.root(seed), phase=phase, seed=seed)
-            known = asdict(measure_price(self.trainer(branch), self.fresh_flow(seed)))
+            branch = Branch(parent=self.root(spec.seed), phase=phase, seed=spec.seed)
+            objective = self.problem.objective(phase.objective)
+            trainer = Trainer.of(branch, objective, self.data(spec.seed), self.collective)
+            known = asdict(measure_price(trainer, self.fresh_flow(spec.seed), memory_cap_bytes=cap))
             if self.collective.rank == 0:
                 self.store.save_price(key, known)
-        seconds = known["per_step"]["device_seconds"]
-        values = {"device_seconds_per_step": seconds, "flops_per_step": known["per_step"]["flops"]}
+        return known
+
+    def calibrate(self, phase: Phase) -> Event:
+        known = self.price(phase)
+        step = known["per_step"]
+        values = {"device_seconds_per_step": step["device_seconds"], "flops_per_step": step["flops"]}
+        values["peak_memory_bytes"] = float(step["peak_memory_bytes"])
+        if known.get("microbatch") is not None:
+            values["microbatch"] = float(known["microbatch"])
         return Event(
             kind="price", timestamp=time.time(), values=values, notes={"phase": phase.name, "device": known["device"]}
         )

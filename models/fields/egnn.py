@@ -14,7 +14,7 @@ from models.fields.egnn_linear import DISTANCE_SOFTENING
 from models.fields.egnn_trace import in_structured_form
 from models.fields.sweeps import by_sweeps
 
-STRUCTURED_FROM = 5
+STRUCTURED_FROM = 4
 """Particles from which on the structured divergence is cheaper than one sweep a coordinate."""
 
 

@@ -183,13 +183,16 @@ def test_a_larger_study_and_other_placements_find_the_same_segments(
     assert kept(branches) == before
 
 
-def test_a_step_beyond_the_memory_cap_ends_the_study_before_it_trains(tmp_path: Path) -> None:
-    with pytest.raises(StudyFailed, match="write a smaller batch"):
-        BudgetSplit(**SMALL, memory_cap_gib=0.001, output=tmp_path).execute()
+def test_a_step_beyond_the_memory_cap_ends_the_study_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.0)
+    with pytest.raises(StudyFailed, match=r"must fit into 1e-06 GiB .* one row at a time; write a larger"):
+        BudgetSplit(**SMALL, memory_cap_gib=1e-6, output=tmp_path).execute()
     assert not (tmp_path / "store" / "segments").exists()
 
 
 @pytest.mark.parametrize("cap", [0.0, -1.0, float("nan")])
 def test_a_memory_cap_is_positive(cap: float, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="write for example 8"):
+    with pytest.raises(ValueError, match="write for example --memory-cap-gib 8"):
         BudgetSplit(**SMALL, memory_cap_gib=cap, output=tmp_path).execute()
