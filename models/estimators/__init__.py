@@ -39,6 +39,7 @@ from models.estimators.observables import (
     von_mises_bias,
 )
 from models.estimators.pareto import pareto_k
+from models.estimators.proportion import proportion_estimate
 from models.estimators.records import DataRecords, ModelRecords
 from models.estimators.summary import estimate_all
 from models.estimators.weights import LogWeights, largest_share_estimate, weight_estimates
@@ -62,6 +63,7 @@ __all__ = [
     "pair_distances",
     "paired_t_interval",
     "pareto_k",
+    "proportion_estimate",
     "self_normalised_mean",
     "t_interval",
     "total_variation",
