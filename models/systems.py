@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,7 +24,8 @@ class Recipe:
 
     Attributes:
         train_samples: rows of a training set. evaluation_samples: points and draws of an evaluation.
-        fm_*: flow matching. fm_tail_learning_rate: of its fine-tuning. pg_*: path gradients.
+        fm_*: flow matching. fm_tail_learning_rate: of its fine-tuning. pg_*: path gradients. ml_*: maximum likelihood,
+            with the divergence and the solver steps of path gradients.
         evaluation_dtype: precision that likelihoods are evaluated in.
         budget: the largest budget of a first study.
     """
@@ -41,6 +42,8 @@ class Recipe:
     pg_learning_rate: float
     pg_divergence: DivergenceName
     pg_gradient_clip: float | None
+    ml_batch: int
+    ml_learning_rate: float
     solver_steps: int = 15
     evaluation_dtype: torch.dtype = torch.float32
 
@@ -51,6 +54,7 @@ class System:
 
     Attributes:
         prior_std: standard deviation of the Gaussian base.
+        lowest_energy: of the deepest minimum in kT, where it is known.
     """
 
     target: Target
@@ -58,6 +62,7 @@ class System:
     layers: int
     recipe: Recipe
     prior_std: float = 1.0
+    lowest_energy: float | None = None
 
 
 def field_for(space: Space, *, hidden: int, layers: int) -> MLPField | EGNN:
@@ -68,6 +73,7 @@ def field_for(space: Space, *, hidden: int, layers: int) -> MLPField | EGNN:
 
 
 # Vaitl and Klein 2025, two-dimensional experiment: 2000 training points, exact divergence, rates 1e-2 and 5e-3.
+# Maximum likelihood takes the batch and the rate of path gradients, so that the two differ in the gradient alone.
 _PLANE = Recipe(
     budget="8s",
     train_samples=2000,
@@ -81,10 +87,13 @@ _PLANE = Recipe(
     pg_learning_rate=5e-3,
     pg_divergence="exact",
     pg_gradient_clip=None,
+    ml_batch=250,
+    ml_learning_rate=5e-3,
     evaluation_dtype=torch.float64,
 )
-# Klein et al. 2023: optimal-transport batches of 256 at 5e-4, then 5e-5.
-_PARTICLES = Recipe(
+# Klein et al. 2023: optimal-transport batches of 256 at 5e-4, then 5e-5; maximum likelihood of DW4 in batches of 256 at
+# 5e-4.
+_DW4 = Recipe(
     budget="60s",
     train_samples=50_000,
     evaluation_samples=1024,
@@ -97,7 +106,15 @@ _PARTICLES = Recipe(
     pg_learning_rate=2e-4,
     pg_divergence="hutchinson",
     pg_gradient_clip=1.0,
+    ml_batch=256,
+    ml_learning_rate=5e-4,
 )
+# Klein et al. 2023: maximum likelihood of LJ13 in batches of 64.
+_LJ13 = replace(_DW4, ml_batch=64)
+# LJ55 has no published maximum likelihood, which holds some gigabytes a sample here: larger batches want a memory cap.
+# Exact traces of its field are dear, so that an evaluation takes few points; a path gradient of one sample costs tens
+# of times one of LJ13, so that its batch is a quarter.
+_LJ55 = replace(_LJ13, evaluation_samples=128, pg_batch=16, ml_batch=2)
 
 
 def gmm4_system() -> System:
@@ -112,17 +129,17 @@ def gmm40_system() -> System:
 
 def dw4_system() -> System:
     """Four particles in the plane, every pair in a double well."""
-    return System(target=dw4(), hidden=32, layers=3, recipe=_PARTICLES)
+    return System(target=dw4(), hidden=32, layers=3, recipe=_DW4)
 
 
 def lj13_system() -> System:
-    """A cluster of 13 Lennard-Jones particles."""
-    return System(target=lj13(), hidden=32, layers=3, recipe=_PARTICLES)
+    """A cluster of 13 Lennard-Jones particles. Deepest: an icosahedron in the trap."""
+    return System(target=lj13(), hidden=32, layers=3, recipe=_LJ13, lowest_energy=-83.089644)
 
 
 def lj55_system() -> System:
-    """A cluster of 55 Lennard-Jones particles."""
-    return System(target=lj55(), hidden=64, layers=5, recipe=_PARTICLES)
+    """A cluster of 55 Lennard-Jones particles. Deepest: a Mackay icosahedron in the trap."""
+    return System(target=lj55(), hidden=64, layers=5, recipe=_LJ55, lowest_energy=-491.641269)
 
 
 def own_system(target: Target) -> System:
@@ -132,7 +149,7 @@ def own_system(target: Target) -> System:
         target=target,
         hidden=32 if particles else 64,
         layers=3 if particles else 4,
-        recipe=_PARTICLES if particles else _PLANE,
+        recipe=_DW4 if particles else _PLANE,
     )
 
 

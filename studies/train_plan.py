@@ -1,6 +1,7 @@
-"""What does each stage of one plan buy? Any chain of FM, its fine-tuning and PG, judged after every stage.
+"""What does each stage of one plan buy? Any chain of FM, its fine-tuning, PG and ML, judged after each.
 
     python studies/train_plan.py --target dw4 --stages fm=1800s fm_tail=900s pg=1200s
+    python studies/train_plan.py --target lj13 --stages ml=600s
 
 A stage is a phase with a budget (device-seconds or flop) or a number of steps. What is trained already is not trained
 again, so a plan can be prolonged.
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 from harness.budget import Budget
 from harness.cli import conclude
 from harness.launch import launch_plan
-from harness.plan import Phase
+from harness.plan import Optimiser, Phase
 from harness.plan_study import PlanStudy, Stage
 from harness.until import Plateau
 from models.systems import system_of
-from studies.options import FlowOptions, question_for
+from studies.options import FlowOptions, given, question_for
 
 PLATEAU = "plateau:"
 MOST_STEPS = 2**20
@@ -25,20 +26,40 @@ MOST_STEPS = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan(FlowOptions):
-    """What does each stage of one plan buy? Phases: fm, fm_tail (FM at its fine-tuning rate), pg."""
+    """What does each stage of one plan buy? Phases: fm, fm_tail (fine-tuning), pg, ml (maximum likelihood)."""
 
     stages: tuple[str, ...] = ("fm=5s", "pg=5s")
     """Stages in order, each phase=budget, phase=steps or phase=plateau:GAIN (until an octave gains less)."""
+    ml_learning_rate: float | None = None
+    """Learning rate of maximum likelihood (ML)."""
+    ml_batch: int | None = None
+    """Global batch size of ML; its memory grows with the solver's steps, see --memory-cap-gib."""
 
     def study(self) -> PlanStudy:
         """The study that the options ask for. Starts nothing."""
-        phases = {phase.name: phase for phase in self.phases().all}
+        phases = self.named_phases()
         return PlanStudy(
             name="train_plan",
             question=question_for(system_of(self.target)),
             setting=self.problem_setting(),
             stages=tuple(parse_stage(text, phases) for text in self.stages),
         )
+
+    def likelihood_phase(self) -> Phase:
+        """ML, in the divergence and the solver steps of PG."""
+        recipe = system_of(self.target).recipe
+        objective = {
+            "kind": "maximum_likelihood",
+            "divergence": given(self.divergence, recipe.pg_divergence),
+            "solver_steps": given(self.solver_steps, recipe.solver_steps),
+        }
+        rate = given(self.ml_learning_rate, recipe.ml_learning_rate)
+        batch = given(self.ml_batch, recipe.ml_batch)
+        return Phase(name="ml", objective=objective, optimiser=Optimiser(learning_rate=rate), batch=batch)
+
+    def named_phases(self) -> dict[str, Phase]:
+        """Every phase that a stage of a plan can name."""
+        return {phase.name: phase for phase in (*self.phases().all, self.likelihood_phase())}
 
     def execute(self) -> str:
         return launch_plan(self.study(), self, experiment=f"train_plan {self.target}")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.contracts import Target
+from models.contracts import Space, Target
 from models.reference.diagnostics import virial
 
 TOLERATED_STANDARD_ERRORS = 5.0
@@ -62,19 +62,43 @@ def _warn_unless_target(x_BD: Tensor, path: Path, target: Target) -> None:
         )
 
 
-def read_published(path: str | Path, target: Target, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Rows of a `.npy` file as configurations of `target`, centre of mass removed, (B, D) in `dtype`.
+def read_rows(path: str | Path, space: Space, *, at_most: int | None = None) -> Tensor:
+    """Rows of a `.npy` file as configurations, centre of mass removed, (B, D) in float64.
 
-    Warns where the virial <x . grad U> is more than five plain standard errors off the degrees of freedom: the samples
-    then follow another energy, another unit, or are biased.
+    Args:
+        at_most: of more rows, that many are taken evenly over the whole file, which may hold one chain after another.
 
     Errors: ValueError for a missing or unreadable file, Python objects, a wrong width, fewer than two rows, or rows
     that are not finite.
     """
     path = Path(path)
     rows = _load_rows(path)
-    _check_rows(rows, path, target.space.dim)
-    x_BD = target.space.project(torch.from_numpy(rows.astype(np.float64)))
+    _check_rows(rows, path, space.dim)
+    if at_most is not None and len(rows) > at_most:
+        rows = rows[np.arange(at_most) * len(rows) // at_most]
+    return space.project(torch.from_numpy(rows.astype(np.float64)))
+
+
+def read_published(
+    path: str | Path, target: Target, *, first: int | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Rows of a `.npy` file as samples of `target`, centre of mass removed, (B, D) in `dtype`.
+
+    Warns where the virial <x . grad U> is more than five plain standard errors off the degrees of freedom: the samples
+    then follow another energy, another unit, or are biased.
+
+    Args:
+        first: only so many rows from the start of the file; it must hold them.
+
+    Errors: ValueError as `read_rows`, and for fewer rows than `first`.
+    """
+    path = Path(path)
+    x_BD = read_rows(path, target.space)
+    if first is not None and len(x_BD) < first:
+        raise ValueError(
+            f"{path} must hold the {first} rows that are asked for, got {len(x_BD)}; give more rows, or ask for fewer"
+        )
+    x_BD = x_BD[:first]
     _warn_unless_target(x_BD, path, target)
     x_BD = x_BD.to(dtype)
     target.space.check(x_BD, name=str(path))

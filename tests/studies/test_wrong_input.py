@@ -83,8 +83,15 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "checkpoints: negative seconds": (["--checkpoint-seconds", "-1"], ["checkpoint", "-1", "write"]),
 }
 
+# Options of maximum likelihood are there where a stage can name it.
+LIKELIHOOD: dict[str, tuple[list[str], list[str]]] = {
+    "learning rate: zero": (["--ml-learning-rate", "0"], ["learning rate must be positive", "0", "1e-3"]),
+    "batch: empty": (["--ml-batch", "0"], ["at least one sample", "0", "write"]),
+    "solver: no steps": (["--solver-steps", "0"], ["at least one step", "steps=0", "steps=15"]),
+}
+
 STAGES: dict[str, tuple[str, list[str]]] = {
-    "unknown phase": ("xx=5s", ["fm, pg, fm_tail", "'xx=5s'", "fm=60s"]),
+    "unknown phase": ("xx=5s", ["fm, pg, fm_tail, ml", "'xx=5s'", "fm=60s"]),
     "no steps": ("fm=0", ["at least one step", "'fm=0'", "fm=100"]),
     "no amount": ("fm=", ["may spend", "'fm='", "fm=60s"]),
     "no equals sign": ("fm", ["may spend", "'fm'", "fm=60s"]),
@@ -180,6 +187,19 @@ def test_a_wrong_stage_is_told(
     check_nothing_started(output)
 
 
+@pytest.mark.parametrize(("args", "beats"), LIKELIHOOD.values(), ids=LIKELIHOOD.keys())
+def test_a_wrong_option_of_maximum_likelihood_is_told(
+    args: list[str],
+    beats: list[str],
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    common = ["--runner", "inline", "--output", str(output), "--stages", "ml=2"]
+    check_message(refused(TrainPlan, [*common, *args], monkeypatch, capsys), beats)
+    check_nothing_started(output)
+
+
 @pytest.mark.parametrize(("args", "named"), UNPARSED.values(), ids=UNPARSED.keys())
 def test_what_cannot_be_parsed_is_named(
     args: list[str],
@@ -194,8 +214,10 @@ def test_what_cannot_be_parsed_is_named(
     assert not output.exists()
 
 
+@pytest.mark.parametrize("option", ["--data", "--evaluation-data"])
 @pytest.mark.parametrize(("rows", "beats"), ROWS.values(), ids=ROWS.keys())
 def test_a_wrong_data_file_is_told(
+    option: str,
     rows: np.ndarray | None,
     beats: list[str],
     tmp_path: Path,
@@ -208,15 +230,26 @@ def test_a_wrong_data_file_is_told(
         file.write_text("x y\n0 1\n")
     else:
         np.save(file, rows, allow_pickle=True)
-    args = ["--runner", "inline", "--output", str(output), "--data", str(file)]
+    args = ["--runner", "inline", "--output", str(output), option, str(file)]
     check_message(refused(BudgetSplit, args, monkeypatch, capsys), [str(file), *beats])
     check_nothing_started(output)
 
 
-def test_a_missing_data_file_is_told(
+def test_too_few_test_points_are_told(
     output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["--runner", "inline", "--output", str(output), "--data", str(tmp_path / "gone.npy")]
+    np.save(tmp_path / "rows.npy", np.zeros((40, 2), np.float32))
+    args = ["--output", str(output), "--evaluation-data", str(tmp_path / "rows.npy"), "--evaluation-samples", "41"]
+    for kind in (BudgetSplit, TrainPlan):
+        check_message(refused(kind, args, monkeypatch, capsys), ["the 41 rows", "got 40", "ask for fewer"])
+    check_nothing_started(output)
+
+
+@pytest.mark.parametrize("option", ["--data", "--evaluation-data"])
+def test_a_missing_data_file_is_told(
+    option: str, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--runner", "inline", "--output", str(output), option, str(tmp_path / "gone.npy")]
     beats = ["read from a file", "gone.npy", "write the path of a .npy file"]
     check_message(refused(BudgetSplit, args, monkeypatch, capsys), beats)
     check_nothing_started(output)
