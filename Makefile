@@ -24,7 +24,7 @@ faults: $(VENV)/ready  ## kill studies at random moments and count what is lost
 	$(BIN)/python -m pytest -m faults $(ARGS)
 
 bench: $(VENV)/ready  ## ratios, measured side by side
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python -m benchmarks $(ARGS)
 
 check: $(VENV)/ready  ## style and types
 	$(BIN)/ruff check .
