@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -19,8 +22,9 @@ from torch import Tensor
 from harness.collective import Collective
 from harness.identity import derived_seed
 from harness.plan import Branch, Phase, geometric_grid
+from harness.prefetch import prefetched
 from harness.trial import Event
-from models.contracts import Batch, Objective, Random, Work
+from models.contracts import Batch, GradientSum, Objective, Prepared, Random, Work
 
 
 @dataclass
@@ -79,13 +83,15 @@ class BatchOrder:
 
     def __init__(self, rows: int, batch: int, seed: int) -> None:
         self.rows, self.batch, self.seed = rows, batch, seed
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+        self._last = (-1, torch.empty(0, dtype=torch.long))
 
     def _permutation(self, epoch: int) -> Tensor:
-        if epoch != self._epoch:
+        known, order = self._last
+        if epoch != known:
             generator = torch.Generator().manual_seed(derived_seed("order", self.seed, epoch))
-            self._epoch, self._order = epoch, torch.randperm(self.rows, generator=generator)
-        return self._order
+            order = torch.randperm(self.rows, generator=generator)
+            self._last = (epoch, order)
+        return order
 
     def rows_of(self, step: int) -> Tensor:
         """The row numbers of a step's global batch, (batch,). A batch may straddle epochs."""
@@ -99,6 +105,11 @@ class BatchOrder:
         return torch.cat(parts)
 
 
+def on_host(data: Batch) -> Batch:
+    """A batch in the memory of the CPU, where a thread can work on it beside a device."""
+    return Batch(x_BD=data.x_BD.cpu(), force_BD=None if data.force_BD is None else data.force_BD.cpu())
+
+
 def share(size: int, rank: int, workers: int) -> tuple[int, int]:
     """The rows [start, stop) of a global batch that belong to one rank; sizes differ by one at most."""
     return size * rank // workers, size * (rank + 1) // workers
@@ -106,7 +117,11 @@ def share(size: int, rank: int, workers: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Everything that a branch's steps need besides the state."""
+    """Everything that a branch's steps need besides the state.
+
+    Attributes:
+        microbatch: most rows of one gradient call; their sums are added in order. None: all local rows in one call.
+    """
 
     branch: Branch
     objective: Objective
@@ -114,34 +129,75 @@ class Trainer:
     order: BatchOrder
     collective: Collective
     seed: int
+    microbatch: int | None = None
 
     @staticmethod
-    def of(branch: Branch, objective: Objective, data: Batch, collective: Collective) -> Trainer:
+    def of(
+        branch: Branch, objective: Objective, data: Batch, collective: Collective, *, microbatch: int | None = None
+    ) -> Trainer:
         if objective.needs_force and data.force_BD is None:
             raise ValueError("this objective needs forces at the data, got a batch without; precompute them once")
+        if microbatch is not None and microbatch < 1:
+            raise ValueError(f"a micro-batch holds at least one row, got {microbatch}; write for example 64, or None")
         seed = derived_seed(branch.hash, branch.seed)
-        order = BatchOrder(len(data.x_BD), branch.phase.batch, seed)
-        return Trainer(branch=branch, objective=objective, data=data, order=order, collective=collective, seed=seed)
+        return Trainer(
+            branch=branch,
+            objective=objective,
+            data=on_host(data) if objective.prepares_ahead else data,
+            order=BatchOrder(len(data.x_BD), branch.phase.batch, seed),
+            collective=collective,
+            seed=seed,
+            microbatch=microbatch,
+        )
 
-    def local_batch(self, step: int) -> tuple[Batch, Random]:
+    def prepare(self, prior: Any, step: int) -> Prepared:
+        """This worker's rows of a step, made by a function of the step's number alone."""
         size = self.branch.phase.batch
-        start, stop = share(size, self.collective.rank, self.collective.workers)
-        rows = self.order.rows_of(step)[start:stop]
-        forces = self.data.force_BD
+        mine = share(size, self.collective.rank, self.collective.workers)
+        if not self.objective.prepares_globally:
+            return self.objective.prepare(prior, *self._drawn(step, *mine))
+        return self.objective.prepare(prior, *self._drawn(step, 0, size)).rows(*mine)
+
+    def _drawn(self, step: int, start: int, stop: int) -> tuple[Batch, Random]:
+        """Data and randomness of rows [start, stop) of a step's global batch."""
+        rows, forces = self.order.rows_of(step)[start:stop], self.data.force_BD
         batch = Batch(x_BD=self.data.x_BD[rows], force_BD=None if forces is None else forces[rows])
         generator = torch.Generator().manual_seed(derived_seed("noise", self.seed, step))
-        return batch, Random(generator=generator, global_size=size, start=start, stop=stop)
+        return batch, Random(generator=generator, global_size=self.branch.phase.batch, start=start, stop=stop)
 
-    def step(self, state: TrainState) -> Work:
-        """One optimiser step: local gradient sums, one flat all-reduce, clip, Adam. Returns this worker's work."""
-        batch, random = self.local_batch(state.step)
-        local = self.objective.gradient(state.flow, batch, random)
+    def preparing(self, state: TrainState, *, to: int) -> AbstractContextManager[Callable[[int], Prepared]]:
+        """How the steps up to `to` are prepared: ahead, where the objective finds that worth a thread, or in line."""
+        prior = state.flow.prior
+
+        def make(step: int) -> Prepared:
+            return self.prepare(prior, step)
+
+        return prefetched(make, start=state.step, stop=to) if self.objective.prepares_ahead else nullcontext(make)
+
+    def steps(self, state: TrainState, *, to: int) -> Generator[Work, None, None]:
+        """The steps up to `to`, one after another, each with its work."""
+        with self.preparing(state, to=to) as prepared_at:
+            while state.step < to:
+                yield self.step(state, prepared_at(state.step))
+
+    def step(self, state: TrainState, prepared: Prepared | None = None) -> Work:
+        """One optimiser step: local gradient sums, one flat all-reduce, clip, Adam. Returns this worker's work.
+
+        `prepared` is what `prepare` makes of the state's step; made here where it is not given.
+        """
+        local = self._gradient(state, self.prepare(state.flow.prior, state.step) if prepared is None else prepared)
         flat = flatten_gradients(local.gradients, local.loss_sum, local.weight)
         self.collective.sum_(flat)
         loss, norm = self._apply(state, flat)
         state.step += 1
         count_step(state.tally, loss, norm)
         return local.work
+
+    def _gradient(self, state: TrainState, prepared: Prepared) -> GradientSum:
+        prepared = prepared.to(next(state.flow.parameters()).device)
+        if self.microbatch is None:
+            return self.objective.gradient(state.flow, prepared)
+        return reduce(add, (self.objective.gradient(state.flow, piece) for piece in prepared.slices(self.microbatch)))
 
     def _apply(self, state: TrainState, flat: Tensor) -> tuple[float, float]:
         gradient = flat[:-2] / flat[-1]
@@ -193,14 +249,14 @@ def train(trainer: Trainer, state: TrainState, *, to: int) -> Iterator[Event | N
     """
     grid = {point for point in geometric_grid(to) if point > state.step} | {to}
     before = time.perf_counter()
-    while state.step < to:
-        trainer.step(state)
-        if state.step in grid:
-            seconds = time.perf_counter() - before
-            yield train_event(trainer.branch, state, seconds)
-            before = time.perf_counter()
-        else:
-            yield None
+    with closing(trainer.steps(state, to=to)) as steps:
+        for _ in steps:
+            if state.step in grid:
+                seconds = time.perf_counter() - before
+                yield train_event(trainer.branch, state, seconds)
+                before = time.perf_counter()
+            else:
+                yield None
 
 
 def train_event(branch: Branch, state: TrainState, seconds: float) -> Event:

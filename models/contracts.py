@@ -6,8 +6,8 @@ d spatial dimensions. Energies are reduced (in kT) and have shape (B,), never (B
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -202,7 +202,7 @@ def whole_batch(size: int, seed: int) -> Random:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One worker's rows of a global batch.
+    """Rows of data: a training set, a step's global batch, or one worker's share of it.
 
     Attributes:
         x_BD: data configurations.
@@ -214,14 +214,58 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientSum:
-    """What an objective returns for one local batch, to be summed over workers before anything is divided.
+class Prepared:
+    """What a step needs besides the weights: its base noise, pairing, times and probes, row by row.
 
     Attributes:
-        gradients: one tensor per trainable parameter, in the order of `flow.parameters()`: sum over the local samples.
-        loss_sum: sum over the local samples of the monitored loss (0-d tensor, no synchronisation with the host).
-        weight: number of local samples (the divisor after summing over workers).
-        work: what the step called.
+        tensors: by name, with one common first dimension: the rows.
+        work: what preparing them called; charged once, however the rows are cut.
+    """
+
+    tensors: Mapping[str, Tensor]
+    work: Work = Work()
+
+    def __post_init__(self) -> None:
+        rows = {tensor.shape[:1] for tensor in self.tensors.values()}
+        if len(rows) != 1 or torch.Size() in rows:
+            shapes = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+            raise ValueError(f"prepared tensors have one common number of rows, got {shapes}; write one row a sample")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def to(self, device: torch.device) -> Prepared:
+        """On a device; tensors that are there already stay what they are."""
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def rows(self, start: int, stop: int) -> Prepared:
+        """Rows [start, stop) as views, with all of the work."""
+        return replace(self, tensors={name: tensor[start:stop] for name, tensor in self.tensors.items()})
+
+    def slices(self, size: int) -> Iterator[Prepared]:
+        """All rows in order, `size` at a time, one slice at least; the first carries the work."""
+        if size < 1:
+            raise ValueError(f"a slice holds at least one row, got {size}; write for example 64")
+        for start in range(0, max(len(self), 1), size):
+            part = self.rows(start, start + size)
+            yield part if start == 0 else replace(part, work=Work())
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientSum:
+    """What an objective returns for some rows, to be summed over them and over workers before anything is divided.
+
+    Attributes:
+        gradients: one tensor per trainable parameter, in the order of `flow.parameters()`: sum over the rows.
+        loss_sum: sum over the rows of the monitored loss (0-d tensor, no synchronisation with the host).
+        weight: number of rows (the divisor after summing over workers).
+        work: what the rows called, with what preparing them did.
     """
 
     gradients: tuple[Tensor, ...]
@@ -229,15 +273,48 @@ class GradientSum:
     weight: float
     work: Work
 
+    def __add__(self, other: GradientSum) -> GradientSum:
+        return GradientSum(
+            gradients=tuple(a + b for a, b in zip(self.gradients, other.gradients, strict=True)),
+            loss_sum=self.loss_sum + other.loss_sum,
+            weight=self.weight + other.weight,
+            work=self.work + other.work,
+        )
+
+
+class Prior(Protocol):
+    """The base distribution, as far as preparing a step needs it. It has no trainable parameters."""
+
+    @property
+    def space(self) -> Space: ...
+
+    def from_noise(self, noise_BD: Tensor) -> Tensor:
+        """Turn standard normal numbers (B, D) into draws (B, D)."""
+
 
 class Objective(Protocol):
-    """A loss, given as its gradient for one local batch."""
+    """A loss, given as its gradient in two parts: what does not need the weights, and what does."""
 
     @property
     def needs_force(self) -> bool:
         """True where the batch must carry forces."""
 
-    def gradient(self, flow: Any, batch: Batch, random: Random) -> GradientSum: ...
+    @property
+    def prepares_ahead(self) -> bool:
+        """True where preparing a step is dear enough to be done beside the step before it."""
+
+    @property
+    def prepares_globally(self) -> bool:
+        """True where rows depend on each other across workers: each prepares the global batch and keeps its rows."""
+
+    def prepare(self, prior: Prior, batch: Batch, random: Random) -> Prepared:
+        """All that is random or does not depend on the weights, one row for each of the batch. Runs in any thread.
+
+        Where it is dear, the batch is on the CPU whatever device the weights are on.
+        """
+
+    def gradient(self, flow: Any, prepared: Prepared) -> GradientSum:
+        """The gradient of the loss, summed over the prepared rows. Rows do not see each other."""
 
 
 def parameter_gradients(loss: Tensor, parameters: list[torch.nn.Parameter]) -> tuple[Tensor, ...]:

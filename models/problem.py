@@ -80,19 +80,28 @@ def is_exact(target: Target) -> bool:
     return isinstance(target, SampledTarget)
 
 
-def evaluation_settings(target: str, *, samples: int | None = None, tolerance: float = 1e-5) -> dict[str, Any]:
+def evaluation_settings(
+    target: str, *, samples: int | None = None, tolerance: float = 1e-5, data: Path | None = None
+) -> dict[str, Any]:
     """The settings that decide how models are judged.
 
     Args:
         samples: points of each set and draws of the model. tolerance: of dopri5, relative and absolute.
+        data: a published .npy file whose first rows are the test points; validation points stay own ones.
     """
-    recipe = system_of(target).recipe
+    system = system_of(target)
+    recipe = system.recipe
     if samples is not None and not 32 <= samples <= EVALUATION_POOL:
         raise ValueError(f"an evaluation takes 32 to {EVALUATION_POOL} samples, got {samples}; write for example 2048")
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise ValueError(f"a solver's tolerance must be positive and finite, got {tolerance}; write for example 1e-5")
     dtype = str(recipe.evaluation_dtype).removeprefix("torch.")
-    return {"samples": samples or recipe.evaluation_samples, "tolerance": tolerance, "dtype": dtype}
+    points = samples or recipe.evaluation_samples
+    settings = {"samples": points, "tolerance": tolerance, "dtype": dtype}
+    if data is None:
+        return settings
+    read_published(data, system.target, first=points)  # a file that will not do is told now
+    return {**settings, "data": str(data.resolve()), "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
 
 
 def build(settings: Mapping[str, Any], *, cache: Path) -> BoltzmannProblem:
@@ -125,8 +134,11 @@ class BoltzmannProblem:
 
     def points(self, split: Literal["validation", "test"]) -> Tensor:
         """The data points that every evaluation of a study shares, (samples, D) in float64."""
+        n, published = self.evaluation["samples"], self.evaluation.get("data")
+        if split == "test" and published is not None:
+            return read_published(published, self.physics.target, first=n, dtype=torch.float64)
         pool_BD = self.reference.validation_BD if split == "validation" else self.reference.test_BD
-        return self.physics.target.space.project(pool_BD[: self.evaluation["samples"]].double())
+        return self.physics.target.space.project(pool_BD[:n].double())
 
     def flow(self, seed: int) -> ContinuousFlow:
         space = self.physics.target.space
@@ -228,7 +240,9 @@ class BoltzmannProblem:
 
     def data_report(self) -> dict[str, Any]:
         """How reference samples were made, with acceptance, autocorrelation, split R-hat and effective number."""
-        return {"source": self.reference.source, **self.reference.diagnostics}
+        published = self.evaluation.get("data")
+        test = "" if published is None else f"; test points: the first {self.evaluation['samples']} rows of {published}"
+        return {"source": self.reference.source + test, **self.reference.diagnostics}
 
     def picture(self, records: Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         target = self.physics.target
@@ -251,7 +265,8 @@ def objective_of(settings: Mapping[str, Any], system: System) -> Objective:
     options = {key: value for key, value in settings.items() if key != "kind"}
     kind = settings["kind"]
     if kind == "flow_matching":
-        return FlowMatching(coupling=coupling_of(options["coupling"], system), sigma=options["sigma"])
+        coupling = coupling_of(options.pop("coupling"), system)
+        return FlowMatching(coupling=coupling, **options)
     if kind == "path_gradient":
         return PathGradient(target=system.target, **options)
     if kind == "maximum_likelihood":

@@ -11,6 +11,7 @@ from harness.cli import StudyOptions
 from harness.plan import Optimiser, Phase
 from harness.session import Setting
 from harness.split import SplitPhases
+from models.objectives.flow_matching import CouplingScope
 from models.problem import evaluation_settings, system_settings
 from models.systems import CouplingName, DivergenceName, System, system_of
 
@@ -33,10 +34,14 @@ class FlowOptions(StudyOptions):
     """Layers of the field."""
     evaluation_samples: int | None = None
     """Points of each test set and samples of each model that is judged."""
+    evaluation_data: Path | None = None
+    """Test points from a published .npy file, its first rows, instead of own ones; validation points stay own ones."""
     evaluation_tolerance: float = 1e-5
     """Tolerance of dopri5 when models are judged."""
     coupling: CouplingName | None = None
     """Pairing of base and data points in FM (default: what suits the target)."""
+    coupling_scope: CouplingScope = "local"
+    """Rows that a pairing sees: each worker's own (local), or the whole batch whatever the workers (global)."""
     sigma: float | None = None
     """Width of FM's conditional path."""
     fm_learning_rate: float | None = None
@@ -52,9 +57,9 @@ class FlowOptions(StudyOptions):
     pg_gradient_clip: float | None = None
     """Largest norm of PG's gradient."""
     divergence: DivergenceName | None = None
-    """Divergence in PG: exact, or Hutchinson's unbiased estimate."""
+    """Divergence in PG (and ML): exact, or Hutchinson's unbiased estimate."""
     solver_steps: int | None = None
-    """Runge-Kutta steps of PG, each way."""
+    """Runge-Kutta steps of PG, each way (and of ML)."""
 
     def problem_setting(self) -> Setting:
         """The problem of these options and how its trials run."""
@@ -63,7 +68,10 @@ class FlowOptions(StudyOptions):
                 self.target, train_samples=self.train_samples, data=self.data, hidden=self.hidden, layers=self.layers
             ),
             "evaluation": evaluation_settings(
-                self.target, samples=self.evaluation_samples, tolerance=self.evaluation_tolerance
+                self.target,
+                samples=self.evaluation_samples,
+                tolerance=self.evaluation_tolerance,
+                data=self.evaluation_data,
             ),
         }
         return self.setting(build="models.problem:build", problem=problem)
@@ -75,6 +83,7 @@ class FlowOptions(StudyOptions):
             "kind": "flow_matching",
             "coupling": given(self.coupling, recipe.coupling),
             "sigma": given(self.sigma, recipe.sigma),
+            **({} if self.coupling_scope == "local" else {"scope": self.coupling_scope}),
         }
         pg = {
             "kind": "path_gradient",

@@ -7,14 +7,15 @@ Shapes: B batch, D coordinates.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from models.contracts import Batch, GradientSum, Random, Work, parameter_gradients
+from models.contracts import Batch, GradientSum, Prepared, Prior, Random, Work, parameter_gradients
 from models.couplings import Coupling, Independent
-from models.flows.prior import GaussianPrior
+
+CouplingScope = Literal["local", "global"]
 
 FIELD_EVALUATIONS_PER_SAMPLE = 2
 """One forward and one backward pass of the network."""
@@ -40,14 +41,19 @@ class FlowMatching:
     The loss of a sample is the mean over its D components. Drawing eta from the prior keeps x_t mean-free.
 
     Args:
-        coupling: how base and data points are paired within the local batch.
+        coupling: how base and data points are paired.
         sigma: width of the conditional path in units of the prior's standard deviation.
+        scope: "local": every worker pairs its own rows, so the optimum depends on how many workers share a batch.
+            "global": every worker pairs the whole batch and keeps its rows; their number changes nothing.
     """
 
     coupling: Coupling = field(default_factory=Independent)
     sigma: float = 0.01
+    scope: CouplingScope = "local"
 
     def __post_init__(self) -> None:
+        if self.scope not in ("local", "global"):
+            raise ValueError(f"the scope of a coupling is 'local' or 'global', got {self.scope!r}; write scope='local'")
         if not self.sigma >= 0:
             raise ValueError(f"sigma must not be negative, got {self.sigma}; write 0.01, or 0 for straight lines")
 
@@ -55,26 +61,35 @@ class FlowMatching:
     def needs_force(self) -> bool:
         return False
 
-    def gradient(self, flow: Any, batch: Batch, random: Random) -> GradientSum:
-        """Gradient of the loss, summed over the rows of `batch`.
+    @property
+    def prepares_ahead(self) -> bool:
+        return not isinstance(self.coupling, Independent)
 
-        `flow` has a Gaussian `prior`, a `field(t, x)` and `parameters()`.
-        """
-        points = self.draw(flow.prior, batch.x_BD, random)
+    @property
+    def prepares_globally(self) -> bool:
+        return self.scope == "global" and not isinstance(self.coupling, Independent)
+
+    def prepare(self, prior: Prior, batch: Batch, random: Random) -> Prepared:
+        """Times t, noisy points x and velocities of the paths between coupled points."""
+        points = self.draw(prior, batch.x_BD, random)
+        return Prepared(
+            tensors={"t": points.t_B, "x": points.x_BD, "velocity": points.velocity_BD},
+            work=Work(declared_flops=self.coupling.declared_flops(*batch.x_BD.shape)),
+        )
+
+    def gradient(self, flow: Any, prepared: Prepared) -> GradientSum:
+        """Gradient of the loss, summed over the prepared rows; `flow` has a `field(t, x)` and `parameters()`."""
+        points = PathPoints(t_B=prepared["t"], x_BD=prepared["x"], velocity_BD=prepared["velocity"])
         loss_sum = regression_loss(flow.field, points).sum()
-        size, dim = batch.x_BD.shape
+        n = len(prepared)
         return GradientSum(
             gradients=parameter_gradients(loss_sum, list(flow.parameters())),
             loss_sum=loss_sum.detach(),
-            weight=float(size),
-            work=Work(
-                samples=size,
-                field_evaluations=FIELD_EVALUATIONS_PER_SAMPLE * size,
-                declared_flops=self.coupling.declared_flops(size, dim),
-            ),
+            weight=float(n),
+            work=prepared.work + Work(samples=n, field_evaluations=FIELD_EVALUATIONS_PER_SAMPLE * n),
         )
 
-    def draw(self, prior: GaussianPrior, x1_BD: Tensor, random: Random) -> PathPoints:
+    def draw(self, prior: Prior, x1_BD: Tensor, random: Random) -> PathPoints:
         """Base points, pairing, times and noise, always drawn in this order."""
         pairs = self.coupling(_prior_noise(prior, x1_BD, random), x1_BD)
         t_B = random.uniform(like=x1_BD)
@@ -103,5 +118,5 @@ def flow_matching_loss(
     return regression_loss(flow.field, objective.draw(flow.prior, x1_BD, random))
 
 
-def _prior_noise(prior: GaussianPrior, like_BD: Tensor, random: Random) -> Tensor:
+def _prior_noise(prior: Prior, like_BD: Tensor, random: Random) -> Tensor:
     return prior.from_noise(random.normal(like_BD.shape[1], like=like_BD))

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.contracts import Batch, GradientSum, Random, Work, parameter_gradients
+from models.contracts import Batch, GradientSum, Prepared, Prior, Random, Work, parameter_gradients
 from models.flows.continuous import ContinuousFlow
 from models.flows.solvers import RungeKutta4
-from models.objectives.path_gradient import DivergenceMode, check_divergence_mode, divergence_of
+from models.objectives.path_gradient import DivergenceMode, check_divergence_mode, divergence_of, draw_probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +39,34 @@ class MaximumLikelihood:
     def needs_force(self) -> bool:
         return False
 
-    def gradient(self, flow: ContinuousFlow, batch: Batch, random: Random) -> GradientSum:
-        """Sum over the local batch of the gradient of -log q (normalised, in nats)."""
-        dim, n = flow.space.dim, len(batch.x_BD)
-        divergence = divergence_of(self.divergence, flow, batch.x_BD, random)
+    @property
+    def prepares_ahead(self) -> bool:
+        return False
+
+    @property
+    def prepares_globally(self) -> bool:
+        return False
+
+    def prepare(self, prior: Prior, batch: Batch, random: Random) -> Prepared:
+        """The data x, and a probe for each row where the divergence is estimated."""
+        return Prepared(tensors={"x": batch.x_BD, **draw_probe(self.divergence, prior, batch.x_BD, random)})
+
+    def gradient(self, flow: ContinuousFlow, prepared: Prepared) -> GradientSum:
+        """Sum over the prepared rows of the gradient of -log q (normalised, in nats)."""
+        x_BD, dim, n = prepared["x"], flow.space.dim, len(prepared)
+        divergence = divergence_of(prepared)
 
         def rates(t: Tensor, state: Tensor) -> Tensor:
             v_BD, divergence_B = divergence(flow.field, t, state[:, :dim])
             return torch.cat([v_BD, divergence_B.unsqueeze(1)], dim=1)
 
         # A leaf that asks for gradients lets divergences by autograd keep one graph from data to base.
-        state = torch.cat([batch.x_BD.detach(), batch.x_BD.new_zeros(n, 1)], dim=1).requires_grad_()
+        state = torch.cat([x_BD.detach(), x_BD.new_zeros(n, 1)], dim=1).requires_grad_()
         state = RungeKutta4(steps=self.solver_steps).integrate(rates, state, start=1.0, end=0.0)
         loss = -(flow.prior.log_prob(state[:, :dim]) + state[:, dim]).sum()
         return GradientSum(
             gradients=parameter_gradients(loss, [p for p in flow.parameters() if p.requires_grad]),
             loss_sum=loss.detach(),
             weight=float(n),
-            work=Work(samples=n, field_evaluations=4 * self.solver_steps * n),
+            work=prepared.work + Work(samples=n, field_evaluations=4 * self.solver_steps * n),
         )

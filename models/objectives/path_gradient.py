@@ -17,7 +17,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from models.contracts import Batch, Divergence, Field, GradientSum, Random, Target, Work
+from models.contracts import Batch, Divergence, Field, GradientSum, Prepared, Prior, Random, Target, Work
 from models.flows.continuous import ContinuousFlow
 from models.flows.divergence import exact_divergence, hutchinson
 from models.flows.solvers import RungeKutta4
@@ -226,27 +226,41 @@ class PathGradient:
     def needs_force(self) -> bool:
         return self.kl == "forward"
 
-    def gradient(self, flow: ContinuousFlow, batch: Batch, random: Random) -> GradientSum:
-        """Sum over the local batch of the path gradient, by `flow.parameters()`."""
-        return self._forward(flow, batch, random) if self.kl == "forward" else self._reverse(flow, batch, random)
+    @property
+    def prepares_ahead(self) -> bool:
+        return False
 
-    def _forward(self, flow: ContinuousFlow, batch: Batch, random: Random) -> GradientSum:
-        force_BD, work = self._force(batch)
-        divergence = divergence_of(self.divergence, flow, batch.x_BD, random)
-        solver = RungeKutta4(steps=self.solver_steps)
-        record = forward_kl(flow, batch.x_BD, force_BD, solver=solver, divergence=divergence)
-        return _gradient_sum(flow, record, loss_B=-record.log_q_B, work=work)
+    @property
+    def prepares_globally(self) -> bool:
+        return False
 
-    def _reverse(self, flow: ContinuousFlow, batch: Batch, random: Random) -> GradientSum:
+    def prepare(self, prior: Prior, batch: Batch, random: Random) -> Prepared:
+        """Forward: data x and their forces. Reverse: base points x0. A probe for each row where one is needed."""
+        if self.kl == "forward":
+            force_BD, work = self._force(batch)
+            start = {"x": batch.x_BD, "force": force_BD}
+        else:
+            work = Work()
+            start = {"x0": prior.from_noise(random.normal(prior.space.dim, like=batch.x_BD))}
+        return Prepared(tensors={**start, **draw_probe(self.divergence, prior, batch.x_BD, random)}, work=work)
+
+    def gradient(self, flow: ContinuousFlow, prepared: Prepared) -> GradientSum:
+        """Sum over the prepared rows of the path gradient, by `flow.parameters()`."""
+        return self._forward(flow, prepared) if self.kl == "forward" else self._reverse(flow, prepared)
+
+    def _forward(self, flow: ContinuousFlow, prepared: Prepared) -> GradientSum:
+        solver, divergence = RungeKutta4(steps=self.solver_steps), divergence_of(prepared)
+        record = forward_kl(flow, prepared["x"], prepared["force"], solver=solver, divergence=divergence)
+        return _gradient_sum(flow, record, loss_B=-record.log_q_B, work=prepared.work)
+
+    def _reverse(self, flow: ContinuousFlow, prepared: Prepared) -> GradientSum:
         target, solver = self._known_target(), RungeKutta4(steps=self.solver_steps)
-        x0_BD = flow.prior.from_noise(random.normal(flow.space.dim, like=batch.x_BD))
-        divergence = divergence_of(self.divergence, flow, x0_BD, random)
-        record = reverse_kl(flow, x0_BD, target.score, solver=solver, divergence=divergence)
-        n = len(x0_BD)
+        record = reverse_kl(flow, prepared["x0"], target.score, solver=solver, divergence=divergence_of(prepared))
+        n = len(prepared)
         work = Work(energy_evaluations=n, force_evaluations=n, declared_flops=2 * n * target.energy_flops)
         with torch.no_grad():
             loss_B = record.log_q_B + target.energy(record.carried.x_BD)
-        return _gradient_sum(flow, record, loss_B=loss_B, work=work)
+        return _gradient_sum(flow, record, loss_B=loss_B, work=prepared.work + work)
 
     def _force(self, batch: Batch) -> tuple[Tensor, Work]:
         if batch.force_BD is not None:
@@ -271,11 +285,16 @@ def check_divergence_mode(mode: str) -> None:
         )
 
 
-def divergence_of(mode: DivergenceMode, flow: ContinuousFlow, x_BD: Tensor, random: Random) -> Divergence:
-    """The exact divergence, or Hutchinson's with fresh Rademacher probes (projected where the space is mean-free)."""
+def draw_probe(mode: DivergenceMode, prior: Prior, x_BD: Tensor, random: Random) -> dict[str, Tensor]:
+    """Nothing where the divergence is exact, else fresh Rademacher probes (projected where the space is mean-free)."""
     if mode == "exact":
-        return exact_divergence
-    return hutchinson(flow.space.project(random.rademacher(flow.space.dim, like=x_BD)))
+        return {}
+    return {"probe": prior.space.project(random.rademacher(prior.space.dim, like=x_BD))}
+
+
+def divergence_of(prepared: Prepared) -> Divergence:
+    """Hutchinson's estimate where probes were drawn, else the exact divergence."""
+    return hutchinson(prepared["probe"]) if "probe" in prepared else exact_divergence
 
 
 def _trainable(flow: ContinuousFlow) -> list[torch.nn.Parameter]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from torch import Tensor
 from harness.checkpoint import checksum
 from harness.collective import Alone, ProcessGroup
 from harness.loop import BatchOrder, Trainer, TrainState, share, train
+from harness.memory import LiveBytes
 from harness.plan import Branch, Optimiser, Phase, geometric_grid
-from models.contracts import Batch, GradientSum, Random, Work
+from models.contracts import Batch, GradientSum, Prepared, Random, Work
 from models.problem import BoltzmannProblem, build
 from tests.harness.tiny import FM, PG, SETTINGS, TAIL
 
 RATE = Optimiser(learning_rate=0.1)
+PAIRED = replace(FM, objective={**FM.objective, "coupling": "optimal-transport"})
+PAIRED_GLOBALLY = replace(PAIRED, objective={**PAIRED.objective, "scope": "global"})
 
 
 @cache
@@ -31,16 +35,19 @@ def problem() -> BoltzmannProblem:
     return build(SETTINGS, cache=Path("unused"))
 
 
-def real_trainer(phase: Phase, collective: Any = None) -> tuple[Trainer, TrainState]:
+def real_trainer(phase: Phase, collective: Any = None, *, microbatch: int | None = None) -> tuple[Trainer, TrainState]:
     branch = Branch(parent="root", phase=phase, seed=3)
-    trainer = Trainer.of(
-        branch, problem().objective(phase.objective), problem().training_data(3), collective or Alone()
-    )
+    objective, data = problem().objective(phase.objective), problem().training_data(3)
+    trainer = Trainer.of(branch, objective, data, collective or Alone(), microbatch=microbatch)
     return trainer, TrainState.start(problem().flow(3), phase)
 
 
 def weights(state: TrainState) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in state.flow.parameters()])
+
+
+def gradient_of_last_step(state: TrainState) -> Tensor:
+    return torch.cat([p.grad.reshape(-1) for p in state.flow.parameters() if p.grad is not None])
 
 
 @dataclass(frozen=True)
@@ -50,19 +57,26 @@ class Drift:
     broken: tuple[int, ...] = ()
     calls: list[int] | None = None
     needs_force: bool = False
+    prepares_ahead: bool = False
+    prepares_globally: bool = False
 
-    def gradient(self, flow: Any, batch: Batch, random: Random) -> GradientSum:
-        total = batch.x_BD.sum(dim=0)
+    def prepare(self, prior: Any, batch: Batch, random: Random) -> Prepared:
+        return Prepared(tensors={"x": batch.x_BD})
+
+    def gradient(self, flow: Any, prepared: Prepared) -> GradientSum:
+        total = prepared["x"].sum(dim=0)
         if self.calls is not None:
             self.calls.append(len(self.calls))
             if self.calls[-1] in self.broken:
                 total = total * float("nan")
-        rows = len(batch.x_BD)
+        rows = len(prepared)
         return GradientSum(gradients=(total,), loss_sum=total.sum(), weight=float(rows), work=Work(samples=rows))
 
 
 class Point(torch.nn.Module):
-    """Two weights."""
+    """Two weights, and no base that would matter."""
+
+    prior = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,10 +206,45 @@ def test_an_objective_that_needs_forces_gets_them() -> None:
         drift(Drift(needs_force=True), rows=torch.ones(8, 2))
 
 
+# micro-batches
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 10, 99])
+def test_rows_one_slice_after_another_sum_to_the_batch(rows: int) -> None:
+    data = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (trainer, state), (_, other) = (drift(Drift(calls=[]), rows=data, batch=10) for _ in range(2))
+    calls: list[int] = []
+    sliced = replace(trainer, microbatch=rows, objective=Drift(calls=calls))
+    assert sliced.step(other) == trainer.step(state)
+    assert len(calls) == -(-10 // rows)
+    torch.testing.assert_close(gradient_of_last_step(other), gradient_of_last_step(state), rtol=1e-12, atol=1e-14)
+    assert other.tally.loss == pytest.approx(state.tally.loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("phase", [FM, PAIRED, PG], ids=["fm", "paired", "pg"])
+def test_micro_batches_train_as_the_whole_batch_does_and_hold_less(phase: Phase) -> None:
+    peaks, ends = [], []
+    for microbatch in (None, 25):
+        trainer, state = real_trainer(replace(phase, batch=400), microbatch=microbatch)
+        prepared = trainer.prepare(state.flow.prior, 0)
+        with LiveBytes() as held:
+            work = trainer.step(state, prepared)
+        peaks.append(held.peak)
+        ends.append((gradient_of_last_step(state), work))
+    torch.testing.assert_close(ends[1][0], ends[0][0], rtol=1e-4, atol=1e-6)
+    assert ends[1][1] == ends[0][1]
+    assert peaks[1] < 0.3 * peaks[0]
+
+
+def test_a_micro_batch_without_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"at least one row, got 0; write"):
+        real_trainer(FM, microbatch=0)
+
+
 # resumption
 
 
-@pytest.mark.parametrize("phase", [FM, PG, TAIL], ids=lambda phase: phase.name)
+@pytest.mark.parametrize("phase", [FM, PG, TAIL, PAIRED], ids=["fm", "pg", "fm_tail", "paired"])
 @pytest.mark.parametrize("cut", [1, 3, 6])
 def test_a_resumed_run_repeats_the_uninterrupted_one(phase: Phase, cut: int) -> None:
     whole_trainer, whole = real_trainer(phase)
@@ -245,7 +294,42 @@ def test_a_step_changes_with_the_seed_and_the_branch() -> None:
     assert len(ends) == 3
 
 
+# the scope of a pairing
+
+
+@dataclass(frozen=True)
+class Apart:
+    """One of several workers, with nobody to talk to."""
+
+    rank: int
+    workers: int
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("phase", [PAIRED, PAIRED_GLOBALLY], ids=["local", "global"])
+def test_only_a_global_pairing_is_the_same_for_any_number_of_workers(phase: Phase, workers: int) -> None:
+    trainer, state = real_trainer(phase)
+    state.flow.double()
+    trainer = replace(trainer, data=Batch(x_BD=trainer.data.x_BD.double()))
+    whole = trainer.prepare(state.flow.prior, 5)
+    ranks = [replace(trainer, collective=Apart(rank, workers)) for rank in range(workers)]
+    parts = [one.prepare(state.flow.prior, 5) for one in ranks]
+    assert [len(part) for part in parts] == [b - a for a, b in (share(20, rank, workers) for rank in range(workers))]
+    total = reduce(add, [trainer.objective.gradient(state.flow, part) for part in parts])
+    expected = trainer.objective.gradient(state.flow, whole)
+    together, alone = (torch.cat([g.reshape(-1) for g in found.gradients]) for found in (total, expected))
+    assert total.weight == expected.weight
+    if workers == 1 or phase is PAIRED_GLOBALLY:
+        assert all(torch.equal(torch.cat([part[name] for part in parts]), whole[name]) for name in whole.tensors)
+        torch.testing.assert_close(together, alone, rtol=1e-10, atol=1e-12)
+    else:
+        assert float((together - alone).norm() / alone.norm()) > 1e-3
+    assert all(part.work == whole.work for part in parts) == (workers == 1 or phase is PAIRED_GLOBALLY)
+
+
 # two processes
+
+SHARED = {"fm": FM, "pg": PG, "paired": PAIRED, "paired globally": PAIRED_GLOBALLY}
 
 
 def as_one_of_two(rank: int, meeting: str, folder: str) -> None:
@@ -254,9 +338,9 @@ def as_one_of_two(rank: int, meeting: str, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     group = ProcessGroup()
     found: dict[str, Any] = {}
-    for phase in (FM, PG):
+    for name, phase in SHARED.items():
         trainer, state = real_trainer(replace(phase, batch=phase.batch + 1), group)
-        found[phase.name] = {"weights": run(trainer, state), "loss": state.tally.loss}
+        found[name] = {"weights": run(trainer, state), "loss": state.tally.loss}
     trainer, state = real_trainer(FM, group)
     broken = replace(trainer, objective=HalfBroken(trainer.objective, rank))
     found["skipping"] = {"weights": run(broken, state), "skipped": state.tally.skipped}
@@ -280,10 +364,16 @@ class HalfBroken:
     rank: int
     calls: int = 0
     needs_force: bool = False
+    prepares_ahead: bool = False
+    prepares_globally: bool = False
 
-    def gradient(self, flow: Any, batch: Batch, random: Random) -> GradientSum:
+    def prepare(self, prior: Any, batch: Batch, random: Random) -> Prepared:
+        prepared: Prepared = self.objective.prepare(prior, batch, random)
+        return prepared
+
+    def gradient(self, flow: Any, prepared: Prepared) -> GradientSum:
         self.calls += 1
-        found: GradientSum = self.objective.gradient(flow, batch, random)
+        found: GradientSum = self.objective.gradient(flow, prepared)
         if self.rank == 1 and self.calls == 3:
             return replace(found, gradients=tuple(g * float("inf") for g in found.gradients))
         return found
@@ -296,16 +386,23 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("phase", [FM, PG], ids=lambda phase: phase.name)
-def test_two_processes_train_as_one_does(pair: list[dict[str, Any]], phase: Phase) -> None:
-    trainer, state = real_trainer(replace(phase, batch=phase.batch + 1))
+@pytest.mark.parametrize("name", ["fm", "pg", "paired globally"])
+def test_two_processes_train_as_one_does(pair: list[dict[str, Any]], name: str) -> None:
+    trainer, state = real_trainer(replace(SHARED[name], batch=SHARED[name].batch + 1))
     alone = run(trainer, state)
-    assert torch.equal(pair[0][phase.name]["weights"], pair[1][phase.name]["weights"])
-    together = pair[0][phase.name]["weights"]
+    assert torch.equal(pair[0][name]["weights"], pair[1][name]["weights"])
+    together = pair[0][name]["weights"]
     # Adam divides by the gradient's own size, so weights whose gradient is at rounding level need an absolute bound.
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-5)
     assert float((together - alone).norm() / alone.norm()) < 1e-6
-    assert pair[0][phase.name]["loss"] == pytest.approx(state.tally.loss, rel=1e-6)
+    assert pair[0][name]["loss"] == pytest.approx(state.tally.loss, rel=1e-6)
+
+
+def test_two_processes_that_pair_their_own_rows_train_otherwise(pair: list[dict[str, Any]]) -> None:
+    local, alone = pair[0]["paired"], pair[0]["paired globally"]
+    assert torch.equal(local["weights"], pair[1]["paired"]["weights"])
+    assert float((local["weights"] - alone["weights"]).norm() / alone["weights"].norm()) > 1e-4
+    assert local["loss"] > alone["loss"]  # shorter paths are easier to learn
 
 
 def test_one_broken_rank_makes_all_skip_together(pair: list[dict[str, Any]]) -> None:

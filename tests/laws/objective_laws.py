@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from models.contracts import Batch, GradientSum, Objective, Random
+from models.contracts import Batch, GradientSum, Objective, Prepared, Random
 
 
 def rows(batch: Batch, start: int, stop: int) -> Batch:
@@ -25,6 +26,11 @@ def shared_random(size: int, start: int, stop: int) -> Random:
 def flat(gradients: tuple[Tensor, ...]) -> Tensor:
     """All gradients in one vector."""
     return torch.cat([g.flatten() for g in gradients])
+
+
+def gradient_of(objective: Objective, flow: Any, batch: Batch, random: Random) -> GradientSum:
+    """Both parts of an objective, one after the other."""
+    return objective.gradient(flow, objective.prepare(flow.prior, batch, random))
 
 
 class ObjectiveLaws(ABC):
@@ -53,7 +59,7 @@ class ObjectiveLaws(ABC):
     def whole(self, flow: nn.Module) -> GradientSum:
         batch = self.make_batch()
         size = len(batch.x_BD)
-        return self.make_objective().gradient(flow, batch, shared_random(size, 0, size))
+        return gradient_of(self.make_objective(), flow, batch, shared_random(size, 0, size))
 
     def test_one_gradient_for_each_parameter_in_order(self, flow: nn.Module, whole: GradientSum) -> None:
         shapes = [p.shape for p in flow.parameters() if p.requires_grad]
@@ -76,7 +82,7 @@ class ObjectiveLaws(ABC):
     def test_the_same_randomness_gives_the_same_gradient(self, flow: nn.Module, whole: GradientSum) -> None:
         batch = self.make_batch()
         size = len(batch.x_BD)
-        again = self.make_objective().gradient(flow, batch, shared_random(size, 0, size))
+        again = gradient_of(self.make_objective(), flow, batch, shared_random(size, 0, size))
         assert torch.equal(flat(again.gradients), flat(whole.gradients))
         assert torch.equal(again.loss_sum, whole.loss_sum)
 
@@ -86,9 +92,51 @@ class ObjectiveLaws(ABC):
         batch = self.make_batch()
         size = len(batch.x_BD)
         cuts = [(0, size // 3), (size // 3, size)]
-        parts = [self.make_objective().gradient(flow, rows(batch, a, b), shared_random(size, a, b)) for a, b in cuts]
+        parts = [
+            gradient_of(self.make_objective(), flow, rows(batch, a, b), shared_random(size, a, b)) for a, b in cuts
+        ]
         total = sum((flat(part.gradients) for part in parts[1:]), flat(parts[0].gradients))
         torch.testing.assert_close(total, flat(whole.gradients), rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(parts[0].loss_sum + parts[1].loss_sum, whole.loss_sum, rtol=1e-10, atol=1e-10)
         assert sum(part.weight for part in parts) == whole.weight
         assert parts[0].work + parts[1].work == whole.work
+
+    def prepared(self, flow: Any) -> Prepared:
+        batch = self.make_batch()
+        size = len(batch.x_BD)
+        return self.make_objective().prepare(flow.prior, batch, shared_random(size, 0, size))
+
+    def test_what_is_prepared_has_a_row_a_sample_and_no_graph(self, flow: Any) -> None:
+        prepared = self.prepared(flow)
+        assert len(prepared) == len(self.make_batch().x_BD)
+        assert all(len(tensor) == len(prepared) for tensor in prepared.tensors.values())
+        assert not any(tensor.requires_grad for tensor in prepared.tensors.values())
+
+    def test_the_weights_change_nothing_that_is_prepared(self, flow: Any) -> None:
+        before = self.prepared(flow)
+        with torch.no_grad():
+            for parameter in flow.parameters():
+                parameter.add_(1.0)
+        after = self.prepared(flow)
+        assert before.tensors.keys() == after.tensors.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before.tensors)
+
+    def test_all_randomness_is_in_what_is_prepared(self, flow: Any) -> None:
+        objective, prepared = self.make_objective(), self.prepared(flow)
+        torch.manual_seed(1)
+        first = objective.gradient(flow, prepared)
+        torch.manual_seed(2)
+        second = objective.gradient(flow, prepared)
+        assert torch.equal(flat(first.gradients), flat(second.gradients))
+
+    @pytest.mark.parametrize("size", [1, 4, 6, 100])
+    def test_slices_sum_to_all_rows_and_preparing_is_charged_once(
+        self, flow: nn.Module, whole: GradientSum, size: int
+    ) -> None:
+        parts = [self.make_objective().gradient(flow, part) for part in self.prepared(flow).slices(size)]
+        total = sum(parts[1:], parts[0])
+        assert len(parts) == -(-int(whole.weight) // size)
+        torch.testing.assert_close(flat(total.gradients), flat(whole.gradients), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(total.loss_sum, whole.loss_sum, rtol=1e-10, atol=1e-10)
+        assert total.weight == whole.weight
+        assert total.work == whole.work

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
 
@@ -18,11 +21,15 @@ from models.couplings import (
     Independent,
     OptimalTransport,
     aligned_costs,
+    assign_particles,
+    assignment,
     equivariant_costs,
     kabsch,
     optimal_permutation,
     squared_distances,
 )
+from models.couplings.assignment import assign_all, assign_one_by_one
+from models.couplings.particles import best_overlap
 from tests.laws.coupling_laws import CouplingLaws, OptimalCouplingLaws
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "B_flow_matching.npz"
@@ -75,6 +82,99 @@ class TestPlanarEquivariantOptimalTransport(TestEquivariantOptimalTransport):
 def golden() -> dict[str, Tensor]:
     with np.load(GOLDEN) as file:
         return {name: torch.from_numpy(np.array(file[name])) for name in file}
+
+
+# assignment of particles
+
+
+def needs_lapx(solve: Callable[[np.ndarray], Tensor]) -> None:
+    if solve is assign_all and assignment.lapjvr_batch is None:
+        pytest.skip("lapx is not installed")
+
+
+def costs_of(particles_PN: Tensor, cost_PNN: np.ndarray) -> np.ndarray:
+    """What matchings cost, which must be permutations."""
+    assert torch.equal(particles_PN.sort(dim=1).values, torch.arange(cost_PNN.shape[1]).expand_as(particles_PN))
+    return np.take_along_axis(cost_PNN, particles_PN[..., None].numpy(), axis=2).sum(axis=(1, 2))
+
+
+COSTS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
+    "normal": lambda rng: rng.normal(size=(40, 5, 5)),
+    "distances": lambda rng: rng.exponential(size=(40, 4, 4)),
+    "tied": lambda rng: rng.integers(0, 3, size=(60, 5, 5)).astype(float),
+    "all alike": lambda rng: np.ones((2, 5, 5)),
+    "huge": lambda rng: 1e12 * rng.normal(size=(20, 5, 5)),
+    "tiny": lambda rng: 1e-12 * rng.normal(size=(20, 5, 5)),
+    "one particle": lambda rng: rng.normal(size=(3, 1, 1)),
+    "forbidden": lambda rng: (
+        np.where(np.eye(5)[:, [1, 0, 3, 4, 2]] + rng.integers(0, 2, (30, 5, 5)) > 0, 1.0, np.inf)
+        * rng.uniform(1, 2, size=(30, 5, 5))
+    ),
+}
+
+
+@pytest.mark.parametrize("solve", [assign_all, assign_one_by_one, assign_particles])
+@pytest.mark.parametrize("kind", COSTS)
+def test_no_matching_of_particles_is_cheaper(kind: str, solve: Callable[[np.ndarray], Tensor]) -> None:
+    needs_lapx(solve)
+    cost_PNN = COSTS[kind](np.random.default_rng(3))
+    n = cost_PNN.shape[1]
+    best_P = np.min([cost_PNN[:, np.arange(n), list(order)].sum(axis=1) for order in permutations(range(n))], axis=0)
+    np.testing.assert_allclose(costs_of(solve(cost_PNN), cost_PNN), best_P, rtol=1e-12, atol=1e-24)
+
+
+@pytest.mark.parametrize("n", [13, 55])
+def test_both_solvers_find_matchings_of_one_cost(n: int) -> None:
+    needs_lapx(assign_all)
+    x, y = np.random.default_rng(n).normal(size=(2, 60, n, 3))
+    cost_PNN = ((x[:, :, None] - y[:, None]) ** 2).sum(axis=-1)
+    for threads in (1, 2):
+        torch_threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(threads)
+            together_P = costs_of(assign_all(cost_PNN), cost_PNN)
+        finally:
+            torch.set_num_threads(torch_threads)
+        np.testing.assert_allclose(together_P, costs_of(assign_one_by_one(cost_PNN), cost_PNN), rtol=1e-12)
+
+
+def test_slices_of_a_larger_array_and_no_problem_at_all_are_solved() -> None:
+    cost_PNN = np.random.default_rng(0).normal(size=(6, 8, 8))[::2, 1:5, 2:6]
+    for solve in (assign_particles, assign_one_by_one):
+        assert torch.equal(solve(cost_PNN), solve(cost_PNN.copy()))
+        assert solve(np.empty((0, 4, 4))).shape == (0, 4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_costs_that_are_no_numbers_are_refused(bad: float) -> None:
+    cost_PNN = np.ones((2, 3, 3))
+    cost_PNN[1, 0, 2] = bad
+    with pytest.raises(ValueError, match=r"got NaN or -inf"):
+        assign_particles(cost_PNN)
+
+
+def test_without_lapx_scipy_is_chosen_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert assignment.__file__ is not None
+    spec = importlib.util.spec_from_file_location("assignment_without_lapx", assignment.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    alone = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "lap", None)
+    spec.loader.exec_module(alone)
+    assert alone.lapjvr_batch is None
+    assert alone.assign_particles(np.array([[[3.0, 1.0], [1.0, 3.0]]])).tolist() == [[1, 0]]
+
+
+def test_the_equivariant_coupling_is_the_same_with_either_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_lapx(assign_all)
+    x0_BD, x1_BD = TestEquivariantOptimalTransport().draw(20)
+    coupling = TestEquivariantOptimalTransport().make()
+    with_lapx = coupling(x0_BD, x1_BD)
+    monkeypatch.setattr(assignment, "lapjvr_batch", None)
+    assert torch.equal(coupling(x0_BD, x1_BD).x1_BD, with_lapx.x1_BD)
+
+
+# golden pairings
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -141,6 +241,45 @@ def test_cost_from_singular_values_is_the_distance_after_rotation() -> None:
         torch.testing.assert_close(aligned_costs(x_PNd, y_PNd, reflections=reflections), direct_P)
 
 
+def overlap_by_svd(h_Pdd: Tensor, reflections: bool) -> Tensor:
+    singular_Pd = torch.linalg.svdvals(h_Pdd)
+    if not reflections:
+        singular_Pd[:, -1] *= torch.where(torch.linalg.det(h_Pdd) < 0, -1.0, 1.0)
+    return singular_Pd.sum(dim=1)
+
+
+def turned(values_Pd: Tensor, seed: int) -> Tensor:
+    """Matrices U diag(values) V^T with random orthogonal U and V."""
+    d = values_Pd.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn((2, len(values_Pd), d, d), generator=generator, dtype=torch.float64)
+    u_Pdd, v_Pdd = torch.linalg.qr(noise).Q
+    return u_Pdd @ torch.diag_embed(values_Pd) @ v_Pdd.mT
+
+
+@pytest.mark.parametrize("reflections", [False, True])
+@pytest.mark.parametrize("d", [2, 3, 4])
+def test_best_overlap_is_the_signed_sum_of_singular_values(d: int, reflections: bool) -> None:
+    generator = torch.Generator().manual_seed(d)
+    plain = torch.randn((5000, d, d), generator=generator, dtype=torch.float64)
+    scales = 10.0 ** torch.linspace(-8, 8, 5000, dtype=torch.float64)
+    for h_Pdd in (plain, plain * scales[:, None, None]):
+        found_P, expected_P = best_overlap(h_Pdd, reflections=reflections), overlap_by_svd(h_Pdd, reflections)
+        torch.testing.assert_close(found_P, expected_P, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("reflections", [False, True])
+def test_best_overlap_is_exact_where_singular_values_coincide_or_vanish(reflections: bool) -> None:
+    gaps = 10.0 ** torch.arange(-16, 0.5, 0.5, dtype=torch.float64)
+    one = torch.ones_like(gaps)
+    kinds = ((one, one, one - gaps), (one, gaps, gaps), (one, gaps, 0 * one), (one, one, 0 * one), (2 * one, one, gaps))
+    for seed, values in enumerate((*kinds, (one, 0 * one, 0 * one), (0 * one, 0 * one, 0 * one))):
+        h_Pdd = turned(torch.stack(values, dim=1), seed)
+        for signed_Pdd in (h_Pdd, -h_Pdd):
+            found_P, expected_P = (f(signed_Pdd, reflections=reflections) for f in (best_overlap, overlap_by_svd))
+            torch.testing.assert_close(found_P, expected_P, rtol=0, atol=1e-11)
+
+
 def test_particles_are_matched_first_and_then_rotated_by_brute_force() -> None:
     x0_BD, x1_BD = TestEquivariantOptimalTransport().draw(1)
     space = TestEquivariantOptimalTransport.space
@@ -169,7 +308,7 @@ def test_rows_are_worked_through_in_blocks_without_changing_the_result(monkeypat
     x0_BNd, x1_BNd = torch.randn((2, 7, 4, 2), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     assert ELEMENTS_PER_BLOCK > 7 * 7 * 16
     whole = equivariant_costs(x0_BNd, x1_BNd)
-    monkeypatch.setattr("models.couplings.ELEMENTS_PER_BLOCK", 7 * 16 * 2)
+    monkeypatch.setattr("models.couplings.particles.ELEMENTS_PER_BLOCK", 7 * 16 * 2)
     for whole_part, block_part in zip(whole, equivariant_costs(x0_BNd, x1_BNd), strict=True):
         torch.testing.assert_close(whole_part, block_part, rtol=0, atol=1e-13)
 

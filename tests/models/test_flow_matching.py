@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.contracts import Batch, Random, Space, parameter_gradients, whole_batch
+from models.contracts import Batch, Objective, Prepared, Random, Space, Work, parameter_gradients, whole_batch
 from models.couplings import Coupling, EquivariantOptimalTransport, Independent, OptimalTransport
 from models.flows.prior import GaussianPrior
 from models.objectives.flow_matching import FlowMatching, flow_matching_loss, path_points
+from tests.laws.objective_laws import ObjectiveLaws, gradient_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "B_flow_matching.npz"
 SYSTEMS = {"N4D2": Space(dim=8, particles=4), "N5D3": Space(dim=15, particles=5)}
@@ -85,7 +86,7 @@ def test_loss_and_gradient_match_golden(system: str, tag: str) -> None:
     points = objective.draw(flow.prior, x1_BD, ScriptedRandom(list(random.draws)))
     torch.testing.assert_close(points.x_BD, golden[f"fm_{tag}_xt"], rtol=0, atol=1e-12)
     torch.testing.assert_close(points.velocity_BD, golden[f"fm_{tag}_u"], rtol=0, atol=1e-12)
-    result = objective.gradient(flow, Batch(x_BD=x1_BD), random)
+    result = gradient_of(objective, flow, Batch(x_BD=x1_BD), random)
     assert random.asked == ["normal", "uniform", "normal"]
     assert result.weight == len(x1_BD)
     assert (result.loss_sum / result.weight).item() == pytest.approx(golden[f"fm_{tag}_loss_mean"].item(), abs=1e-12)
@@ -97,11 +98,11 @@ def test_loss_and_gradient_match_golden(system: str, tag: str) -> None:
 def test_gradients_of_shards_add_up_to_that_of_the_whole_batch(bounds: tuple[int, ...]) -> None:
     space = SYSTEMS["N4D2"]
     flow, x1_BD, objective = seeded_flow(space), data(space, 12), FlowMatching()
-    whole = objective.gradient(flow, Batch(x_BD=x1_BD), whole_batch(12, seed=1))
+    whole = gradient_of(objective, flow, Batch(x_BD=x1_BD), whole_batch(12, seed=1))
     parts = []
     for start, stop in pairwise(bounds):
         random = Random(generator=torch.Generator().manual_seed(1), global_size=12, start=start, stop=stop)
-        parts.append(objective.gradient(flow, Batch(x_BD=x1_BD[start:stop]), random))
+        parts.append(gradient_of(objective, flow, Batch(x_BD=x1_BD[start:stop]), random))
     summed = [sum(gradients) for gradients in zip(*(part.gradients for part in parts), strict=True)]
     for total, expected in zip(summed, whole.gradients, strict=True):
         torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-13)
@@ -112,7 +113,7 @@ def test_gradients_of_shards_add_up_to_that_of_the_whole_batch(bounds: tuple[int
 def test_gradient_is_that_of_the_evaluated_loss() -> None:
     space = Space(dim=3)
     flow, x1_BD = seeded_flow(space, std=2.0), data(space, 7)
-    result = FlowMatching().gradient(flow, Batch(x_BD=x1_BD), whole_batch(7, seed=3))
+    result = gradient_of(FlowMatching(), flow, Batch(x_BD=x1_BD), whole_batch(7, seed=3))
     loss_B = flow_matching_loss(flow, x1_BD, whole_batch(7, seed=3))
     assert loss_B.shape == (7,)
     assert not loss_B.requires_grad
@@ -165,7 +166,7 @@ def test_loss_is_least_at_the_conditional_mean_of_a_gaussian_pair() -> None:
     flow = SmallFlow(Space(dim=1))
     flow.field = LinearField(1.0)
     n = 200_000
-    result = FlowMatching(sigma=0.0).gradient(flow, Batch(x_BD=data(Space(dim=1), n)), whole_batch(n, seed=8))
+    result = gradient_of(FlowMatching(sigma=0.0), flow, Batch(x_BD=data(Space(dim=1), n)), whole_batch(n, seed=8))
     assert abs(result.gradients[0].item()) / n < 0.01
 
 
@@ -173,7 +174,7 @@ def test_work_counts_forward_backward_and_pairing() -> None:
     space = SYSTEMS["N4D2"]
     flow, x1_BD = seeded_flow(space), data(space, 6)
     for coupling in (Independent(), OptimalTransport(), EquivariantOptimalTransport(space=space)):
-        work = FlowMatching(coupling=coupling).gradient(flow, Batch(x_BD=x1_BD), whole_batch(6, seed=0)).work
+        work = gradient_of(FlowMatching(coupling=coupling), flow, Batch(x_BD=x1_BD), whole_batch(6, seed=0)).work
         assert (work.samples, work.field_evaluations) == (6, 12)
         assert work.declared_flops == coupling.declared_flops(6, 8)
         assert (work.energy_evaluations, work.force_evaluations) == (0, 0)
@@ -189,3 +190,56 @@ def test_parameters_that_the_loss_does_not_reach_get_zero_gradients() -> None:
 def test_negative_sigma_is_refused() -> None:
     with pytest.raises(ValueError, match="sigma"):
         FlowMatching(sigma=-0.1)
+
+
+def test_an_unknown_scope_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got 'everywhere'; write"):
+        FlowMatching(scope="everywhere")  # type: ignore[arg-type]
+
+
+def test_rows_that_no_pairing_joins_are_prepared_where_they_are() -> None:
+    assert not FlowMatching(scope="global").prepares_globally
+    assert FlowMatching(scope="global", coupling=OptimalTransport()).prepares_globally
+    assert not FlowMatching(coupling=OptimalTransport()).prepares_globally
+
+
+def test_prepared_tensors_share_their_rows() -> None:
+    with pytest.raises(ValueError, match=r"common number of rows, got .*; write"):
+        Prepared(tensors={"a": torch.ones(3, 2), "b": torch.ones(2)})
+    for tensors in ({}, {"a": torch.tensor(1.0)}):
+        with pytest.raises(ValueError, match="common number of rows"):
+            Prepared(tensors=tensors)
+    prepared = Prepared(tensors={"a": torch.arange(5), "b": torch.ones(5, 2)}, work=Work(declared_flops=7))
+    assert [part["a"].tolist() for part in prepared.slices(2)] == [[0, 1], [2, 3], [4]]
+    assert [part.work.declared_flops for part in prepared.slices(2)] == [7, 0, 0]
+    assert [len(part) for part in prepared.rows(0, 0).slices(2)] == [0]
+    assert (prepared.rows(1, 3)["a"].tolist(), prepared.rows(1, 3).work) == ([1, 2], prepared.work)
+    assert prepared.rows(1, 3)["b"].data_ptr() == prepared["b"][1:].data_ptr()
+    assert prepared.to(torch.device("meta"))["b"].is_meta
+    assert prepared.to(torch.device("cpu"))["b"] is prepared["b"]
+    with pytest.raises(ValueError, match="at least one row"):
+        next(prepared.slices(0))
+
+
+class TestFlowMatching(ObjectiveLaws):
+    tag = "standard"
+
+    def make_objective(self) -> Objective:
+        return FlowMatching(coupling=coupling_of(self.tag, SYSTEMS["N4D2"]))
+
+    def make_flow(self) -> nn.Module:
+        return SmallFlow(SYSTEMS["N4D2"])
+
+    def make_batch(self) -> Batch:
+        return Batch(x_BD=data(SYSTEMS["N4D2"], 6))
+
+    def test_only_a_search_for_pairs_is_worth_preparing_ahead(self) -> None:
+        assert self.make_objective().prepares_ahead == (self.tag != "standard")
+
+
+class TestOptimalTransportFlowMatching(TestFlowMatching):
+    tag, additive = "ot", False
+
+
+class TestEquivariantOptimalTransportFlowMatching(TestFlowMatching):
+    tag, additive = "eqot", False

@@ -21,7 +21,7 @@ from models.flows.prior import GaussianPrior
 from models.flows.solvers import RungeKutta4
 from models.objectives.maximum_likelihood import MaximumLikelihood
 from tests.laws.field_laws import perturbed
-from tests.laws.objective_laws import ObjectiveLaws, flat
+from tests.laws.objective_laws import ObjectiveLaws, flat, gradient_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -42,8 +42,8 @@ def test_golden_gradient_and_loss(steps: int) -> None:
     field = MLPField(dim=2, hidden=8, layers=2, activation="tanh").double()
     state = {f"linears.{i - 1}.{kind}": golden[f"field_l{i}.{kind}"] for i in (1, 2, 3) for kind in ("weight", "bias")}
     field.load_state_dict(state)
-    whole = MaximumLikelihood(solver_steps=steps).gradient(
-        plane_flow(field), Batch(x_BD=golden["x1"]), whole_batch(6, 0)
+    whole = gradient_of(
+        MaximumLikelihood(solver_steps=steps), plane_flow(field), Batch(x_BD=golden["x1"]), whole_batch(6, 0)
     )
     torch.testing.assert_close(flat(whole.gradients) / 6, golden[f"ml_n{steps}_grad_flat"], rtol=0, atol=1e-12)
     torch.testing.assert_close(whole.loss_sum / 6, golden[f"ml_n{steps}_nll"].reshape(()), rtol=0, atol=1e-12)
@@ -54,7 +54,7 @@ def test_gradient_is_that_of_the_flows_own_density() -> None:
     torch.manual_seed(0)
     flow = plane_flow(perturbed(MLPField(dim=2, hidden=6, layers=2, activation="silu")))
     x_BD, step = points(5, flow.space), 1e-6
-    gradient = MaximumLikelihood(solver_steps=4).gradient(flow, Batch(x_BD=x_BD), whole_batch(5, 0)).gradients[0]
+    gradient = gradient_of(MaximumLikelihood(solver_steps=4), flow, Batch(x_BD=x_BD), whole_batch(5, 0)).gradients[0]
     weight, solver = next(flow.parameters()), RungeKutta4(steps=4)
     losses = []
     for sign in (1.0, -1.0):

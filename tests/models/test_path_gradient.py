@@ -19,7 +19,7 @@ from models.flows.prior import GaussianPrior
 from models.flows.solvers import RungeKutta4
 from models.objectives.path_gradient import PathGradient, forward_kl, reverse_kl
 from tests.laws.field_laws import perturbed
-from tests.laws.objective_laws import ObjectiveLaws, flat
+from tests.laws.objective_laws import ObjectiveLaws, flat, gradient_of
 from tests.laws.path_gradient_golden import (
     compare,
     forward_pairs,
@@ -83,7 +83,7 @@ class TestGoldenPlane:
 
     def test_the_objective_is_the_record(self, golden: dict[str, Tensor]) -> None:
         batch = Batch(x_BD=golden["x1"], force_BD=golden["force_p"])
-        whole = PathGradient(kl="forward").gradient(golden_flow(golden), batch, whole_batch(6, 0))
+        whole = gradient_of(PathGradient(kl="forward"), golden_flow(golden), batch, whole_batch(6, 0))
         compare({"gradient": (flat(whole.gradients) / 6, golden["fwd_n15_grad_flat"])}, 1e-12)
         compare({"loss": (whole.loss_sum, -golden["fwd_n15_log_q"].sum())}, 1e-12)
 
@@ -164,4 +164,4 @@ def test_impossible_objectives_are_refused(settings: dict[str, Any]) -> None:
 def test_missing_forces_are_refused() -> None:
     batch = Batch(x_BD=torch.zeros(2, 2, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"needs forces at the data.*write Batch"):
-        PathGradient(kl="forward").gradient(small_flow(), batch, whole_batch(2, 0))
+        gradient_of(PathGradient(kl="forward"), small_flow(), batch, whole_batch(2, 0))

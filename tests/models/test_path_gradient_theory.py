@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from harness.memory import LiveBytes
 from models.contracts import Batch, Divergence, Objective, Space, Target, whole_batch
 from models.fields.mlp import MLPField
 from models.flows.continuous import ContinuousFlow
@@ -27,7 +23,7 @@ from models.objectives.maximum_likelihood import MaximumLikelihood
 from models.objectives.path_gradient import PathGradient, forward_kl, reverse_kl
 from tests.laws.field_laws import perturbed
 from tests.laws.flow_laws import LinearField
-from tests.laws.objective_laws import flat
+from tests.laws.objective_laws import flat, gradient_of
 from tests.laws.path_gradient_golden import compare, four_modes, golden_flow, load, mixture, small_flow
 
 
@@ -114,8 +110,8 @@ class TestStickingTheLanding:
     def test_maximum_likelihood_does_not_vanish(self, golden: dict[str, Tensor]) -> None:
         norms = []
         for x_D, expected_P in zip(golden["stl_x"], golden["stl_ml_per_sample"], strict=True):
-            one = MaximumLikelihood(solver_steps=15).gradient(
-                self.flow_of(golden), Batch(x_BD=x_D[None]), whole_batch(1, 0)
+            one = gradient_of(
+                MaximumLikelihood(solver_steps=15), self.flow_of(golden), Batch(x_BD=x_D[None]), whole_batch(1, 0)
             )
             compare({"ml": (flat(one.gradients), expected_P)}, 1e-11)
             norms.append(float(flat(one.gradients).norm()))
@@ -141,7 +137,7 @@ def test_expectation_is_that_of_maximum_likelihood() -> None:
     for seed in range(24):
         x_BD = target.sample(200, torch.Generator().manual_seed(seed)).double()
         random = whole_batch(200, seed)
-        pair = [flat(o.gradient(flow, Batch(x_BD=x_BD), random).gradients) / 200 for o in (path, likelihood)]
+        pair = [flat(gradient_of(o, flow, Batch(x_BD=x_BD), random).gradients) / 200 for o in (path, likelihood)]
         differences.append(pair[0] - pair[1])
     difference_SP = torch.stack(differences)
     standard_error_P = difference_SP.std(dim=0) / math.sqrt(len(differences))
@@ -188,7 +184,7 @@ def test_fifteen_steps_are_120_passes_and_the_work_says_so(kl: str) -> None:
     counter = flow.field = CountingField(flow.field)
     x_BD = target.sample(5, torch.Generator().manual_seed(0)).double()
     objective = PathGradient(kl=kl, target=target)  # type: ignore[arg-type]
-    work = objective.gradient(flow, Batch(x_BD=x_BD), whole_batch(5, 0)).work
+    work = gradient_of(objective, flow, Batch(x_BD=x_BD), whole_batch(5, 0)).work
     # Pass one moves position, log-determinant and force together: 3 x 60. Pass two position and adjoint: 2 x 60.
     assert (counter.with_trace, counter.plain) == (60, 60)
     assert work.field_evaluations == 5 * 120
@@ -201,35 +197,14 @@ def test_stored_forces_cost_nothing() -> None:
     target = four_modes()
     x_BD = target.sample(4, torch.Generator().manual_seed(0)).double()
     objective = PathGradient(kl="forward", solver_steps=2)
-    work = objective.gradient(small_flow(), Batch(x_BD=x_BD, force_BD=target.score(x_BD)), whole_batch(4, 0)).work
+    work = gradient_of(objective, small_flow(), Batch(x_BD=x_BD, force_BD=target.score(x_BD)), whole_batch(4, 0)).work
     assert objective.needs_force
     assert (work.force_evaluations, work.declared_flops) == (0, 0)
 
 
-class PeakBytes(TorchDispatchMode):
-    """The largest number of bytes, in storages made inside the block, that were alive at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[StorageWeakRef, int] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for value in tree_leaves(out):
-            if isinstance(value, Tensor):
-                storage = value.untyped_storage()
-                self.live[StorageWeakRef(storage)] = storage.nbytes()
-        self.live = {ref: size for ref, size in self.live.items() if not ref.expired()}
-        self.peak = max(self.peak, sum(self.live.values()))
-        return out
-
-
 def peak_bytes(objective: Objective, flow: ContinuousFlow, batch: Batch) -> int:
-    with PeakBytes() as tally:
-        objective.gradient(flow, batch, whole_batch(len(batch.x_BD), 0))
+    with LiveBytes() as tally:
+        gradient_of(objective, flow, batch, whole_batch(len(batch.x_BD), 0))
     return tally.peak
 
 
