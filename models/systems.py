@@ -75,7 +75,7 @@ def field_for(space: Space, *, hidden: int, layers: int) -> MLPField | EGNN:
 # Vaitl and Klein 2025, two-dimensional experiment: 2000 training points, exact divergence, rates 1e-2 and 5e-3.
 # Maximum likelihood takes the batch and the rate of path gradients, so that the two differ in the gradient alone.
 _PLANE = Recipe(
-    budget="8s",
+    budget="6s",
     train_samples=2000,
     evaluation_samples=2048,
     coupling="independent",
