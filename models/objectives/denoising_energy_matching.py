@@ -1,0 +1,137 @@
+"""Denoising energy matching: regress a score network on scores estimated from the energy alone.
+
+Akhound-Sadegh et al. 2024: iDEM where clean rows come from a buffer of the model's own samples, pDEM where they come
+from the noise distribution. Noise time tau is 0 at the data and 1 at the noise, against flow time t = 1 - tau.
+
+Shapes: B batch, D coordinates, K noises of each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from models.contracts import Batch, GradientSum, Prepared, Prior, Random, Target, Work, parameter_gradients
+from models.schedules import Schedule, Score
+from models.score_estimator import Clip, Form, estimate_score, require_samples
+
+Start = Literal["batch", "prior"]
+Weighting = Literal["one", "variance"]
+
+FIELD_EVALUATIONS_PER_SAMPLE = 2
+"""One forward and one backward pass of the network."""
+VARIANCE_OFFSET = 1e-3
+"""Added to h(tau) where it is the weight, so that the cleanest rows count as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisedPoints:
+    """Noised rows and what the network should say there.
+
+    Attributes:
+        tau_B: noise times in [0, 1). x_BD: noised rows. score_BD: the clipped estimate S_K. weight_B: lambda(tau), zero
+            in rows whose estimate had no usable noise.
+    """
+
+    tau_B: Tensor
+    x_BD: Tensor
+    score_BD: Tensor
+    weight_B: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoisingEnergyMatching:
+    """E lambda(tau) |s(tau, x_tau) - clip(S_K(x_tau))|^2 with x_tau = x_0 + sqrt(h(tau)) eps, tau uniform on [0, 1).
+
+    The loss of a sample is the mean over its D components. Its flow has a `field.score(tau, x)`, as the
+    `ProbabilityFlow` of a score network has.
+
+    Args:
+        target: gives energies and scores. schedule: of the noise. samples: K.
+        start: where x_0 comes from. "batch": the rows of the batch, a replay buffer's (iDEM). "prior": the flow's
+            prior, which stands for the noise distribution N(0, h(1)); of the batch only the number of rows counts
+            (pDEM).
+        clip: of the regression target, None for none. Clipped particle by particle it is not mean-free, which adds a
+            constant to the loss of a mean-free network and nothing to its gradient.
+        weighting: lambda(tau) = 1, or "variance": h(tau) + 1e-3, as the published code weights mixtures.
+        form: of the estimate; others than "weighted" for ablation only.
+    """
+
+    target: Target
+    schedule: Schedule
+    samples: int
+    start: Start
+    clip: Clip | None
+    weighting: Weighting = "one"
+    form: Form = "weighted"
+
+    def __post_init__(self) -> None:
+        require_samples(self.samples)
+        if self.start not in ("batch", "prior"):
+            raise ValueError(
+                f"clean rows come from the 'batch' or from the 'prior', got start={self.start!r}; write start='batch'"
+            )
+        if self.weighting not in ("one", "variance"):
+            raise ValueError(f"a weighting is 'one' or 'variance', got {self.weighting!r}; write weighting='one'")
+
+    @property
+    def needs_force(self) -> bool:
+        return False
+
+    @property
+    def prepares_ahead(self) -> bool:
+        """False: what is dear are energies, which belong on the device that the weights are on."""
+        return False
+
+    @property
+    def prepares_globally(self) -> bool:
+        return False
+
+    def prepare(self, prior: Prior, batch: Batch, random: Random) -> Prepared:
+        """Noised rows and estimated scores: nothing here depends on the weights."""
+        points, work = self.draw(prior, batch.x_BD, random)
+        tensors = {"tau": points.tau_B, "x": points.x_BD, "score": points.score_BD, "weight": points.weight_B}
+        return Prepared(tensors=tensors, work=work)
+
+    def gradient(self, flow: Any, prepared: Prepared) -> GradientSum:
+        """Gradient of the regression, summed over the prepared rows."""
+        points = NoisedPoints(
+            tau_B=prepared["tau"], x_BD=prepared["x"], score_BD=prepared["score"], weight_B=prepared["weight"]
+        )
+        loss_sum = score_regression_loss(flow.field.score, points).sum()
+        n = len(prepared)
+        return GradientSum(
+            gradients=parameter_gradients(loss_sum, list(flow.parameters())),
+            loss_sum=loss_sum.detach(),
+            weight=float(n),
+            work=prepared.work + Work(samples=n, field_evaluations=FIELD_EVALUATIONS_PER_SAMPLE * n),
+        )
+
+    def draw(self, prior: Prior, clean_BD: Tensor, random: Random) -> tuple[NoisedPoints, Work]:
+        """Clean rows, times, their noise, then K noises of each row, always drawn in this order."""
+        space, dim = self.target.space, self.target.space.dim
+        x0_BD = clean_BD if self.start == "batch" else prior.from_noise(random.normal(dim, like=clean_BD))
+        tau_B = random.uniform(like=clean_BD)
+        h_B = self.schedule.h(tau_B)
+        x_BD = x0_BD + h_B.sqrt().unsqueeze(1) * space.project(random.normal(dim, like=clean_BD))
+        noise = _stream(random, self.samples, x_BD)
+        estimate = estimate_score(self.target, x_BD, h_B, noise, form=self.form)
+        score_BD = estimate.score_BD if self.clip is None else self.clip(estimate.score_BD, space)
+        weight_B = h_B + VARIANCE_OFFSET if self.weighting == "variance" else torch.ones_like(h_B)
+        weight_B = weight_B * (estimate.usable_B > 0)
+        return NoisedPoints(tau_B=tau_B, x_BD=x_BD, score_BD=score_BD, weight_B=weight_B), estimate.work
+
+
+def score_regression_loss(score: Score, points: NoisedPoints) -> Tensor:
+    """Weighted squared error of `score(tau, x)`, averaged over components: (B,)."""
+    return points.weight_B * (score(points.tau_B, points.x_BD) - points.score_BD).square().mean(dim=1)
+
+
+def _stream(random: Random, samples: int, like_BD: Tensor) -> Iterator[Tensor]:
+    """K noises (B, D), one at a time: how many are looked at together then changes none of them."""
+    for _ in range(samples):
+        yield random.normal(like_BD.shape[1], like=like_BD)

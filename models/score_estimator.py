@@ -1,0 +1,240 @@
+"""S_K: the score of a noised target estimated from its energy alone, in closed form and in bounded memory.
+
+At noise time tau (0 at the data, 1 at the noise; against flow time) the target exp(-E) is convolved with a Gaussian of
+variance h(tau). With K points y_k = x + sqrt(h) eps_k,
+
+    S_K(x) = grad_x log sum_k exp(-E(y_k)) = sum_k w_k s(y_k),    w = softmax_k(-E(y_k)),    s = -grad E
+
+(Akhound-Sadegh et al. 2024). It is consistent, with a bias of order 1 / K.
+
+Shapes: B batch, D coordinates, K noises of each row, M configurations looked at together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from models.contracts import Space, Target, Work
+from models.schedules import Schedule
+
+Form = Literal["weighted", "ratio", "jensen"]
+BYTES_AT_ONCE = {"cpu": 2**21, "cuda": 2**30}
+"""Bound on the intermediate values of the configurations that are looked at together."""
+CLIP_SOFTENING = 1e-6
+"""Added to a norm before it divides, as in the published code of Akhound-Sadegh et al. 2024."""
+
+
+@runtime_checkable
+class KnowsBoth(Protocol):
+    """A target that gives energies (B,) and scores (B, D) in one call, for less than the two calls cost."""
+
+    def energy_and_score(self, x_BD: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreEstimate:
+    """What K noises around each row say.
+
+    Attributes:
+        score_BD: the estimate; zero in a row without a usable noise.
+        log_mean_B: log of the mean of exp(-E(y_k)) over all K, the log density of the noised target (unnormalised).
+        usable_B: how many of the K had a finite energy and a finite score.
+        work: energies and forces that were called.
+    """
+
+    score_BD: Tensor
+    log_mean_B: Tensor
+    usable_B: Tensor
+    work: Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """Shortens vectors to a largest norm: s min(1, norm / (|s| + 1e-6)), finite for every finite s.
+
+    Args:
+        norm: the largest norm, in kT per length. of: "particles" clips the vector of each particle by itself (the whole
+            row where the space has none), "row" the whole row.
+    """
+
+    norm: float
+    of: Literal["particles", "row"]
+
+    def __post_init__(self) -> None:
+        if not self.norm > 0.0:
+            raise ValueError(f"the largest norm must be positive, got norm={self.norm}; write for example norm=20.0")
+        if self.of not in ("particles", "row"):
+            raise ValueError(f"vectors are clipped of 'particles' or of the 'row', got {self.of!r}; write of='row'")
+
+    def __call__(self, score_BD: Tensor, space: Space) -> Tensor:
+        """(B, D) -> (B, D)."""
+        width = space.spatial_dim if self.of == "particles" else space.dim
+        vectors = score_BD.unflatten(-1, (-1, width))
+        # Squares overflow long before the numbers do, so norms are taken in units of the largest component.
+        unit = vectors.abs().amax(dim=-1, keepdim=True).clamp_min(torch.finfo(score_BD.dtype).tiny)
+        norm = (vectors / unit).norm(dim=-1, keepdim=True)
+        shrunk = vectors / unit * torch.minimum(unit, self.norm / (norm + CLIP_SOFTENING / unit))
+        return torch.where(unit * norm + CLIP_SOFTENING <= self.norm, vectors, shrunk).flatten(-2)
+
+
+def rows_at_once(target: Target, like: Tensor, bytes_at_once: int | None = None) -> int:
+    """Configurations whose intermediate values stay within the bound, one at least.
+
+    A target holds no more values at a time than an energy has operations, which it declares.
+    """
+    if bytes_at_once is None:
+        bytes_at_once = BYTES_AT_ONCE.get(like.device.type, BYTES_AT_ONCE["cpu"])
+    return max(1, bytes_at_once // (max(target.energy_flops, target.space.dim) * like.element_size()))
+
+
+@torch.no_grad()
+def estimate_score(
+    target: Target,
+    x_BD: Tensor,
+    variance: Tensor,
+    noise: Iterable[Tensor],
+    *,
+    form: Form = "weighted",
+    bytes_at_once: int | None = None,
+) -> ScoreEstimate:
+    """S_K at each row of x, without a graph; energies and scores are called once for each of the B x K points.
+
+    Points whose energy or score is not finite (particles that overlap, in single precision) have no weight.
+
+    Args:
+        variance: h(tau) of each row, scalar or (B,), length units squared.
+        noise: K standard normal arrays (B, D), a tensor (K, B, D) or a stream that is never held as a whole;
+            projected to the space, so the points stay mean-free where x is.
+        form: "weighted" is S_K. For ablation only: "ratio" differentiates the Gaussian kernel instead of the energy,
+            sum_k w_k (y_k - x) / h, and "jensen" moves the logarithm inside, -mean_k E(y_k) (y_k - x) / h.
+        bytes_at_once: bound on intermediate values, by default that of the device.
+
+    Raises:
+        ValueError: for an unknown form, or no noise at all.
+    """
+    if form not in get_args(Form):
+        raise ValueError(f"a form is one of {', '.join(get_args(Form))}, got {form!r}; write form='weighted'")
+    rows = rows_at_once(target, x_BD, bytes_at_once)
+    deviation_B1 = variance.to(x_BD).reshape(-1, 1).sqrt()
+    average, samples = _SoftmaxAverage(x_BD), 0
+    for noise_KBD in _stacks(noise, max(1, rows // max(1, len(x_BD)))):
+        samples += len(noise_KBD)
+        unit_KBD = target.space.project(noise_KBD)
+        y_MD = (x_BD + deviation_B1 * unit_KBD).flatten(0, 1)
+        energy_M, vector_MD = _evaluate(target, y_MD, rows, with_score=form == "weighted")
+        energy_KB = energy_M.unflatten(0, noise_KBD.shape[:2])
+        if form == "weighted":
+            vector_KBD = vector_MD.unflatten(0, noise_KBD.shape[:2])
+        else:
+            vector_KBD = unit_KBD / deviation_B1
+        if form == "jensen":
+            average.add(energy_KB, torch.zeros_like(energy_KB), -energy_KB.unsqueeze(-1) * vector_KBD)
+        else:
+            average.add(energy_KB, -energy_KB, vector_KBD)
+    if not samples:
+        raise ValueError("an estimate needs at least one noise, got none; write samples=100 or so")
+    calls = samples * len(x_BD)
+    forces = calls if form == "weighted" else 0
+    return ScoreEstimate(
+        score_BD=average.result(),
+        log_mean_B=average.log_sum_B - math.log(samples),
+        usable_B=average.usable_B,
+        work=Work(
+            energy_evaluations=calls,
+            force_evaluations=forces,
+            declared_flops=(calls + forces) * target.energy_flops,
+        ),
+    )
+
+
+class _SoftmaxAverage:
+    """A softmax-weighted mean over K whose terms come in pieces, in the manner of a streaming log-sum-exp."""
+
+    def __init__(self, like_BD: Tensor) -> None:
+        # The lowest finite number, since minus infinity minus itself is no number.
+        self.largest_B = torch.full_like(like_BD[:, 0], torch.finfo(like_BD.dtype).min)
+        self.weight_B = torch.zeros_like(self.largest_B)
+        self.vector_BD = torch.zeros_like(like_BD)
+        self.log_sum_B = torch.full_like(self.largest_B, -math.inf)
+        self.usable_B = torch.zeros_like(self.largest_B, dtype=torch.long)
+
+    def add(self, energy_KB: Tensor, log_weight_KB: Tensor, vector_KBD: Tensor) -> None:
+        usable_KB = torch.isfinite(energy_KB) & torch.isfinite(vector_KBD).all(dim=-1)
+        log_weight_KB = log_weight_KB.masked_fill(~usable_KB, -math.inf)
+        largest_B = torch.maximum(self.largest_B, log_weight_KB.amax(dim=0))
+        kept_B = torch.exp(self.largest_B - largest_B)
+        weight_KB = torch.exp(log_weight_KB - largest_B)
+        vector_KBD = vector_KBD.masked_fill(~usable_KB.unsqueeze(-1), 0.0)
+        self.weight_B = kept_B * self.weight_B + weight_KB.sum(dim=0)
+        self.vector_BD = kept_B.unsqueeze(1) * self.vector_BD + (weight_KB.unsqueeze(-1) * vector_KBD).sum(dim=0)
+        self.largest_B = largest_B
+        log_boltzmann_KB = (-energy_KB).masked_fill(~usable_KB, -math.inf)
+        self.log_sum_B = torch.logaddexp(self.log_sum_B, torch.logsumexp(log_boltzmann_KB, dim=0))
+        self.usable_B = self.usable_B + usable_KB.sum(dim=0)
+
+    def result(self) -> Tensor:
+        # With any usable term the largest weight is one, so the clamp acts on rows without one.
+        return self.vector_BD / self.weight_B.clamp_min(torch.finfo(self.weight_B.dtype).tiny).unsqueeze(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatedScore:
+    """s(tau, x) = S_K with fresh noise at every call: drives a reverse process before there is any network.
+
+    Args:
+        target, schedule: what is noised, and how. samples: K. generator: of the noise.
+        clip: of the estimate; the whole row is what Akhound-Sadegh et al. 2024 clip when they sample with S_K.
+    """
+
+    target: Target
+    schedule: Schedule
+    samples: int
+    generator: torch.Generator
+    clip: Clip | None = None
+
+    def __post_init__(self) -> None:
+        require_samples(self.samples)
+
+    def __call__(self, tau: Tensor, x_BD: Tensor) -> Tensor:
+        """(B, D) -> (B, D), for a noise time that is scalar or (B,)."""
+        source = self.generator
+        noise = (torch.randn(x_BD.shape, generator=source, device=source.device).to(x_BD) for _ in range(self.samples))
+        score_BD = estimate_score(self.target, x_BD, self.schedule.h(tau), noise).score_BD
+        return score_BD if self.clip is None else self.clip(score_BD, self.target.space)
+
+
+def require_samples(samples: int) -> None:
+    """Raise ValueError unless K is at least one."""
+    if samples < 1:
+        raise ValueError(f"a score is estimated from at least one noise, got samples={samples}; write 100 or so")
+
+
+def _evaluate(target: Target, y_MD: Tensor, rows: int, *, with_score: bool) -> tuple[Tensor, Tensor]:
+    """Energies (M,) and scores (M, D) of all points, `rows` at a time; without scores, no columns."""
+    pieces = [_energy_and_score(target, piece_MD, with_score) for piece_MD in y_MD.split(rows)]
+    return torch.cat([energy_M for energy_M, _ in pieces]), torch.cat([score_MD for _, score_MD in pieces])
+
+
+def _energy_and_score(target: Target, x_MD: Tensor, with_score: bool) -> tuple[Tensor, Tensor]:
+    if not with_score:
+        return target.energy(x_MD), x_MD[:, :0]
+    if isinstance(target, KnowsBoth):
+        return target.energy_and_score(x_MD)
+    return target.energy(x_MD), target.score(x_MD)
+
+
+def _stacks(noise: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """The stream in pieces (size or fewer, B, D)."""
+    if isinstance(noise, Tensor):
+        yield from noise.split(size)
+        return
+    stream = iter(noise)
+    for first in stream:
+        yield torch.stack(list(chain([first], islice(stream, size - 1))))
