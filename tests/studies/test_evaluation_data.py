@@ -27,7 +27,7 @@ NAMES = {
         "fm": "defb536888587a875076",
         "pg": "31ca998bada6ba1b3d53",
         "fm_tail": "c159dcf88fb5fc56a31e",
-        "study": "72c4f620e4726a4617ad",
+        "study": "b0cc5ec1d14de2f00bcf",
     },
     "dw4": {
         "root": "d49fa466ad5bcacb0b81",
