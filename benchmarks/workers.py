@@ -59,6 +59,7 @@ def train_a_little(rank: int, workers: int, folder: str, phase: Phase) -> None:
         seconds.append(time.perf_counter() - start)
     if rank == 0:
         Path(folder, f"seconds{workers}").write_text(str(statistics.median(seconds)))
+    dist.barrier()
     dist.destroy_process_group()
 
 
