@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -73,6 +73,10 @@ class DenoisingDiffusion:
         alphas: share of fresh variance in each step, from the noise to the data; see `cosine_squared`.
     """
 
+    needs_force: ClassVar[bool] = False
+    prepares_ahead: ClassVar[bool] = False
+    prepares_globally: ClassVar[bool] = False
+
     target: Target
     sigma: float
     alphas: tuple[float, ...]
@@ -84,18 +88,6 @@ class DenoisingDiffusion:
                 f"every alpha lies between 0 and 1, got {min(self.alphas)} to {max(self.alphas)}; "
                 "write for example cosine_squared(100, largest=0.3)"
             )
-
-    @property
-    def needs_force(self) -> bool:
-        return False
-
-    @property
-    def prepares_ahead(self) -> bool:
-        return False
-
-    @property
-    def prepares_globally(self) -> bool:
-        return False
 
     def prepare(self, prior: Prior, batch: Batch, random: Random) -> Prepared:
         """The noise of the start (B, D) and of every step (B, S, D)."""

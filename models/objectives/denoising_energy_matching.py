@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -61,6 +61,11 @@ class DenoisingEnergyMatching:
         form: of the estimate; others than "weighted" for ablation only.
     """
 
+    needs_force: ClassVar[bool] = False
+    prepares_ahead: ClassVar[bool] = False
+    """What is dear are energies, which belong on the device that the weights are on."""
+    prepares_globally: ClassVar[bool] = False
+
     target: Target
     schedule: Schedule
     samples: int
@@ -77,19 +82,6 @@ class DenoisingEnergyMatching:
             )
         if self.weighting not in ("one", "variance"):
             raise ValueError(f"a weighting is 'one' or 'variance', got {self.weighting!r}; write weighting='one'")
-
-    @property
-    def needs_force(self) -> bool:
-        return False
-
-    @property
-    def prepares_ahead(self) -> bool:
-        """False: what is dear are energies, which belong on the device that the weights are on."""
-        return False
-
-    @property
-    def prepares_globally(self) -> bool:
-        return False
 
     def prepare(self, prior: Prior, batch: Batch, random: Random) -> Prepared:
         """Noised rows and estimated scores: nothing here depends on the weights."""

@@ -6,6 +6,7 @@ Shapes: B batch, D coordinates.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,24 +29,16 @@ class MaximumLikelihood:
         divergence: "exact", or "hutchinson" with Rademacher probes.
     """
 
+    needs_force: ClassVar[bool] = False
+    prepares_ahead: ClassVar[bool] = False
+    prepares_globally: ClassVar[bool] = False
+
     solver_steps: int = 15
     divergence: DivergenceMode = "exact"
 
     def __post_init__(self) -> None:
         check_divergence_mode(self.divergence)
         RungeKutta4(steps=self.solver_steps)  # a wrong number of steps is told now, not at the first batch
-
-    @property
-    def needs_force(self) -> bool:
-        return False
-
-    @property
-    def prepares_ahead(self) -> bool:
-        return False
-
-    @property
-    def prepares_globally(self) -> bool:
-        return False
 
     def prepare(self, prior: Prior, batch: Batch, random: Random) -> Prepared:
         """The data x, and a probe for each row where the divergence is estimated."""

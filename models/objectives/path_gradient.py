@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -209,6 +209,9 @@ class PathGradient:
     The forward KL assumes x ~ p exactly: weight or resample other data first.
     """
 
+    prepares_ahead: ClassVar[bool] = False
+    prepares_globally: ClassVar[bool] = False
+
     kl: KL
     target: Target | None = None
     solver_steps: int = 15
@@ -225,14 +228,6 @@ class PathGradient:
     @property
     def needs_force(self) -> bool:
         return self.kl == "forward"
-
-    @property
-    def prepares_ahead(self) -> bool:
-        return False
-
-    @property
-    def prepares_globally(self) -> bool:
-        return False
 
     def prepare(self, prior: Prior, batch: Batch, random: Random) -> Prepared:
         """Forward: data x and their forces. Reverse: base points x0. A probe for each row where one is needed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -92,24 +92,16 @@ class PathIntegral:
         target: gives the energy. sigma: of the reference process, in length units. steps: Euler steps.
     """
 
+    needs_force: ClassVar[bool] = False
+    prepares_ahead: ClassVar[bool] = False
+    prepares_globally: ClassVar[bool] = False
+
     target: Target
     sigma: float = 1.0
     steps: int = 100
 
     def __post_init__(self) -> None:
         require_width_and_steps(self.sigma, self.steps)
-
-    @property
-    def needs_force(self) -> bool:
-        return False
-
-    @property
-    def prepares_ahead(self) -> bool:
-        return False
-
-    @property
-    def prepares_globally(self) -> bool:
-        return False
 
     def prepare(self, prior: Prior, batch: Batch, random: Random) -> Prepared:
         """The noise of every step, (B, S, D)."""
