@@ -1,6 +1,6 @@
-"""How many solver steps a trained flow needs: errors in positions, log densities and path gradients.
+"""How many solver steps a trained flow needs, on which grid: errors in positions, log densities and path gradients.
 
-Shapes: B samples, D coordinates, S numbers of steps, P parameters.
+Shapes: B samples, D coordinates, S solvers, P parameters.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ FLOOR_FACTOR = 10
 
 @dataclass(frozen=True, kw_only=True)
 class SolverErrors:
-    """Errors of the classical Runge-Kutta method with a fixed step against an adaptive reference, sample by sample.
+    """Errors of fixed grids of the classical Runge-Kutta method against an adaptive reference, sample by sample.
 
     Attributes:
-        steps: numbers of steps, rising. position_SB: |x_n - x_ref| in R^D, in length units, where the trajectory ends.
+        solvers: the grids. position_SB: |x_n - x_ref| in R^D, in length units, where the trajectory ends.
         log_q_SB: |log q_n - log q_ref|, in nats. position_floor_B, log_q_floor_B: the same of the reference itself,
             against one at a tenth of its tolerance. reference_evaluations: of the field, by the reference.
     """
 
-    steps: tuple[int, ...]
+    solvers: tuple[RungeKutta4, ...]
     position_SB: Tensor
     log_q_SB: Tensor
     position_floor_B: Tensor
@@ -48,8 +48,8 @@ class SolverErrors:
 
     @property
     def evaluations(self) -> tuple[int, ...]:
-        """Evaluations of the field, for each number of steps."""
-        return tuple(EVALUATIONS_A_STEP * n for n in self.steps)
+        """Evaluations of the field, for each solver."""
+        return tuple(EVALUATIONS_A_STEP * solver.steps for solver in self.solvers)
 
 
 class CountedDivergence:
@@ -65,18 +65,14 @@ class CountedDivergence:
 
 
 def solver_errors(
-    flow: ContinuousFlow, x_BD: Tensor, *, direction: Direction, steps: Sequence[int], tolerance: float = 1e-7
+    flow: ContinuousFlow, x_BD: Tensor, *, direction: Direction, solvers: Sequence[RungeKutta4], tolerance: float = 1e-7
 ) -> SolverErrors:
     """Errors in float64 with the exact divergence, as in figure 2f of Klein et al. 2023.
 
     Args:
-        x_BD: base points (push) or data points (pull). steps: of the fixed-step method.
+        x_BD: base points (push) or data points (pull).
         tolerance: of the reference, dopri5, relative and absolute.
-
-    Raises:
-        ValueError: where `steps` do not rise from 1 on.
     """
-    check_steps(steps)
     judged, start_BD = copy.deepcopy(flow).double(), x_BD.double()
 
     def end(solver: Solver, divergence: Divergence = exact_divergence) -> tuple[Tensor, Tensor]:
@@ -93,9 +89,9 @@ def solver_errors(
 
     finer = tolerance / FLOOR_FACTOR
     position_floor_B, log_q_floor_B = errors(Dopri5(rtol=finer, atol=finer))
-    found = [errors(RungeKutta4(steps=n)) for n in steps]
+    found = [errors(solver) for solver in solvers]
     return SolverErrors(
-        steps=tuple(steps),
+        solvers=tuple(solvers),
         position_SB=torch.stack([position_B for position_B, _ in found]),
         log_q_SB=torch.stack([error_B for _, error_B in found]),
         position_floor_B=position_floor_B,
@@ -108,21 +104,20 @@ def path_gradient_errors(
     flow: ContinuousFlow,
     batch: Batch,
     *,
-    steps: Sequence[int],
-    reference_steps: int,
+    solvers: Sequence[RungeKutta4],
+    reference: RungeKutta4,
     divergence: DivergenceMode,
     seed: int,
 ) -> Tensor:
-    """|g_n - g_ref| / |g_ref| (S,) of one batch's forward-KL path gradient, in float64 with one probe for all.
+    """|g - g_ref| / |g_ref| (S,) of one batch's forward-KL path gradient, in float64 with one probe for all.
 
     Args:
-        batch: data with forces. steps: of the Runge-Kutta method, each way. reference_steps: those of g_ref.
+        batch: data with forces. solvers: the grids of g, each way. reference: that of g_ref.
         divergence: "exact", or "hutchinson" with Rademacher probes from `seed`.
 
     Raises:
-        ValueError: where the batch has no forces, or `steps` do not rise from 1 on.
+        ValueError: where the batch has no forces.
     """
-    check_steps(steps)
     check_divergence_mode(divergence)
     if batch.force_BD is None:
         raise ValueError(
@@ -132,11 +127,11 @@ def path_gradient_errors(
     signs_BD = torch.randint(0, 2, x_BD.shape, generator=torch.Generator().manual_seed(seed)).to(x_BD) * 2.0 - 1.0
     found = exact_divergence if divergence == "exact" else hutchinson(judged.space.project(signs_BD))
 
-    def gradient_P(n: int) -> Tensor:
-        return forward_kl(judged, x_BD, force_BD, solver=RungeKutta4(steps=n), divergence=found).gradient_P
+    def gradient_P(solver: RungeKutta4) -> Tensor:
+        return forward_kl(judged, x_BD, force_BD, solver=solver, divergence=found).gradient_P
 
-    reference_P = gradient_P(reference_steps)
-    return torch.stack([(gradient_P(n) - reference_P).norm() for n in steps]) / reference_P.norm()
+    reference_P = gradient_P(reference)
+    return torch.stack([(gradient_P(solver) - reference_P).norm() for solver in solvers]) / reference_P.norm()
 
 
 def accuracy_records(
@@ -146,32 +141,45 @@ def accuracy_records(
     x1_BD: Tensor,
     batches: Sequence[Batch],
     steps: Sequence[int],
+    gradings: Sequence[float | None],
     tolerance: float,
     gradient_reference_steps: int,
     divergence: DivergenceMode,
 ) -> dict[str, np.ndarray]:
     """Everything about one flow, as arrays to keep: "<direction>/<quantity>" as in SolverErrors, and "gradient".
 
+    Their first axis is that of "steps" and "grading" (0 where steps are equal); that of "gradient" the batch.
+
     Args:
-        x0_BD: base points. x1_BD: data points. batches: data with forces, for path gradients; these are compared at
-            the numbers of steps that lie below `gradient_reference_steps`.
+        x0_BD: base points. x1_BD: data points. batches: data with forces, for path gradients; NaN where there are no
+            fewer steps than `gradient_reference_steps`. gradings: of the grids; the last also of the reference that
+            path gradients are compared with.
+
+    Raises:
+        ValueError: where `steps` do not rise from 1 on.
     """
+    check_steps(steps)
+    solvers = [RungeKutta4(steps=n, grading=grading) for grading in gradings for n in steps]
     starts: dict[Direction, Tensor] = {"push": x0_BD, "pull": x1_BD}
     records = {}
     for direction, x_BD in starts.items():
-        found = solver_errors(flow, x_BD, direction=direction, steps=steps, tolerance=tolerance)
+        found = solver_errors(flow, x_BD, direction=direction, solvers=solvers, tolerance=tolerance)
         for name in ("position_SB", "log_q_SB", "position_floor_B", "log_q_floor_B"):
             records[f"{direction}/{name.rpartition('_')[0]}"] = getattr(found, name).numpy()
         records[f"{direction}/reference_evaluations"] = np.array(found.reference_evaluations)
-    fewer = [n for n in steps if n < gradient_reference_steps]
-    gradients = [
-        path_gradient_errors(
-            flow, batch, steps=fewer, reference_steps=gradient_reference_steps, divergence=divergence, seed=number
+    reference = RungeKutta4(steps=gradient_reference_steps, grading=gradings[-1])
+    fewer = [k for k, solver in enumerate(solvers) if solver.steps < reference.steps]
+    gradients = np.full((len(batches), len(solvers)), np.nan)
+    for number, batch in enumerate(batches):
+        compared = [solvers[k] for k in fewer]
+        gradients[number, fewer] = path_gradient_errors(
+            flow, batch, solvers=compared, reference=reference, divergence=divergence, seed=number
         ).numpy()
-        for number, batch in enumerate(batches)
-        if fewer
-    ]
-    return records | {"steps": np.array(steps), "gradient": np.array(gradients), "gradient_steps": np.array(fewer)}
+    grids = {
+        "steps": np.array([solver.steps for solver in solvers]),
+        "grading": np.array([solver.grading or 0.0 for solver in solvers]),
+    }
+    return records | grids | {"gradient": gradients}
 
 
 def check_steps(steps: Sequence[int]) -> None:

@@ -84,6 +84,7 @@ def records_of(run: PlanStudyRun, segment: str, seed: int) -> dict[str, np.ndarr
         x1_BD=problem.points("test")[: asks["samples"]],
         batches=[Batch(x_BD=data.x_BD[r], force_BD=None if data.force_BD is None else data.force_BD[r]) for r in rows],
         steps=asks["steps"],
+        gradings=[grading or None for grading in asks["gradings"]],
         tolerance=asks["tolerance"],
         gradient_reference_steps=asks["gradient_reference_steps"],
         divergence=asks["divergence"],
@@ -93,30 +94,42 @@ def records_of(run: PlanStudyRun, segment: str, seed: int) -> dict[str, np.ndarr
 
 
 def curves_of(plan: str, seed: int, records: dict[str, np.ndarray]) -> list[ErrorCurve]:
-    steps = tuple(int(n) for n in records["steps"])
-    return [
-        ErrorCurve(
-            plan=plan,
-            seed=seed,
-            way=way,
-            quantity=quantity,
-            steps=steps,
-            costs=tuple(float(EVALUATIONS_A_STEP * n) for n in steps),
-            errors_SB=records[f"{direction}/{name}"],
-            floor=float(np.median(records[f"{direction}/{name}_floor"])),
-        )
-        for direction, way in WAYS.items()
-        for name, quantity in QUANTITIES.items()
-    ]
+    """A curve for every grid, way and quantity."""
+    curves = []
+    for grading in dict.fromkeys(records["grading"]):
+        rows = records["grading"] == grading
+        steps = tuple(int(n) for n in records["steps"][rows])
+        curves += [
+            ErrorCurve(
+                plan=labelled(plan, grading),
+                seed=seed,
+                way=way,
+                quantity=quantity,
+                steps=steps,
+                costs=tuple(float(EVALUATIONS_A_STEP * n) for n in steps),
+                errors_SB=records[f"{direction}/{name}"][rows],
+                floor=float(np.median(records[f"{direction}/{name}_floor"])),
+            )
+            for direction, way in WAYS.items()
+            for name, quantity in QUANTITIES.items()
+        ]
+    return curves
+
+
+def labelled(plan: str, grading: float) -> str:
+    """What tables and the picture call a plan on a grid."""
+    return f"{plan}, graded {grading:g}" if grading else plan
 
 
 def gradient_rows(measured: dict[tuple[str, int], dict[str, np.ndarray]]) -> list[dict[str, Any]]:
     """The error of the path gradient for every coupling, seed and number of steps: the mean over batches."""
     rows = []
     for (plan, seed), records in measured.items():
-        for steps, errors in zip(records["gradient_steps"], records["gradient"].T, strict=True):
+        for grading, steps, errors in zip(records["grading"], records["steps"], records["gradient"].T, strict=True):
+            if np.isnan(errors).all():
+                continue
             e: Estimate = t_interval(errors)
-            row = {"plan": plan, "seed": seed, "steps": int(steps), "pg_gradient_error": e.value}
+            row = {"plan": labelled(plan, grading), "seed": seed, "steps": int(steps), "pg_gradient_error": e.value}
             rows.append(row | {"pg_gradient_error_lo": e.lo, "pg_gradient_error_hi": e.hi, "batches": e.n})
     return rows
 
@@ -141,7 +154,8 @@ def draw(path: Path, run: PlanStudyRun, curves: Sequence[ErrorCurve], gradients:
         panels.append(
             CurvePanel(title=title, xlabel="field evaluations", ylabel=unit, curves=drawn_curves(held), floor=floor)
         )
-    by_plan = {plan: [r for r in gradients if (r["plan"], r["seed"]) == (plan, seed)] for plan in run.tracks}
+    plans = dict.fromkeys(row["plan"] for row in gradients)
+    by_plan = {plan: [r for r in gradients if (r["plan"], r["seed"]) == (plan, seed)] for plan in plans}
     columns = {"x": "steps", "y": "pg_gradient_error", "lo": "pg_gradient_error_lo", "hi": "pg_gradient_error_hi"}
     lines = [
         Curve(label=plan, **{axis: [row[name] for row in rows] for axis, name in columns.items()})

@@ -1,10 +1,10 @@
-"""How many solver steps does a flow need, and does a straighter one need fewer?
+"""How many solver steps does a flow need, on which grid, and does a straighter one need fewer?
 
     python studies/integration_error.py --target dw4 --fm 1800s --fm-tail 900s
 
-The question of Klein et al. 2023 (figures 2f and 6c), for flows of several couplings: errors of the fixed-step method
-against an adaptive reference in positions and log densities, field evaluations at equal error, and the error of the
-path gradient (PG) at its number of steps. Flows that trajectory_length.py trained are found in the store.
+The question of Klein et al. 2023 (figures 2f and 6c), for flows of several couplings and for grids whose steps shrink
+towards the data: errors against an adaptive reference in positions and log densities, field evaluations at equal error,
+and the error of the path gradient (PG) at its number of steps. Flows of trajectory_length.py are found in the store.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from harness.cli import conclude
 from harness.launch import launch_comparison
 from harness.plan_study import PlanComparison
 from models.accuracy import check_steps
-from models.flows.solvers import Dopri5
+from models.flows.solvers import Dopri5, RungeKutta4
 from models.systems import system_of
 from studies.accuracy_report import report
 from studies.coupling_plans import FOR_PARTICLES, PLAIN, CouplingOptions
@@ -33,10 +33,12 @@ class IntegrationError(CouplingOptions):
     """Steps of the fixed-step method, rising."""
     error_samples: int = 256
     """Samples that errors are measured on, each way."""
+    gradings: tuple[float, ...] | None = None
+    """Widths that grids are graded by; 0 is for equal steps (default: those, and the grid that suits the target)."""
     reference_tolerance: float = 1e-7
     """Tolerance of the adaptive reference."""
     gradient_reference_steps: int = 60
-    """Steps of the path gradient that those with fewer are compared with."""
+    """Steps of the path gradient that those with fewer are compared with, on the last grid."""
     gradient_batches: int = 4
     """Batches, of PG's size, that path gradients are compared on."""
 
@@ -44,9 +46,11 @@ class IntegrationError(CouplingOptions):
         """The study that the options ask for. Starts nothing.
 
         Raises:
-            ValueError: where steps do not rise, the tolerance is none, or there are too few rows for what is measured.
+            ValueError: where steps do not rise, a grid or the tolerance is none, or there are too few rows for what is
+                measured.
         """
         check_steps(self.steps)
+        gradings = self.graded()
         Dopri5(rtol=self.reference_tolerance, atol=self.reference_tolerance)
         pg, problem = self.phases().second, self.problem_setting().problem
         points, rows = problem["evaluation"]["samples"], problem["system"]["train_samples"]
@@ -62,6 +66,7 @@ class IntegrationError(CouplingOptions):
             )
         asks = {
             "steps": self.steps,
+            "gradings": gradings,
             "samples": self.error_samples,
             "tolerance": self.reference_tolerance,
             "gradient_reference_steps": self.gradient_reference_steps,
@@ -71,6 +76,22 @@ class IntegrationError(CouplingOptions):
         }
         suitable = PLAIN if system_of(self.target).target.space.particles is None else FOR_PARTICLES[1:]
         return self.comparison(name="integration_error", default=suitable, pg=self.pg, asks=asks)
+
+    def graded(self) -> tuple[float, ...]:
+        """The grids that are compared, each once.
+
+        Raises:
+            ValueError: where there is none, one twice, or one with a negative width.
+        """
+        suits = system_of(self.target).recipe.solver_grading
+        gradings = self.gradings
+        if gradings is None:
+            gradings = (0.0,) if suits is None else (0.0, suits)
+        if not gradings or len(set(gradings)) < len(gradings):
+            raise ValueError(f"grids differ, and there is one at least, got {list(gradings)}; write --gradings 0 0.1")
+        for grading in gradings:
+            RungeKutta4(steps=1, grading=grading or None)
+        return gradings
 
     def execute(self) -> str:
         experiment = f"integration_error {self.target}"

@@ -60,6 +60,8 @@ class FlowOptions(StudyOptions):
     """Divergence in PG (and ML): exact, or Hutchinson's unbiased estimate."""
     solver_steps: int | None = None
     """Runge-Kutta steps of PG, each way (and of ML)."""
+    solver_grading: float | None = None
+    """Width that these steps are graded by: they shrink towards the data down to it. 0 for equal steps."""
 
     def problem_setting(self) -> Setting:
         """The problem of these options and how its trials run."""
@@ -76,6 +78,13 @@ class FlowOptions(StudyOptions):
         }
         return self.setting(build="models.problem:build", problem=problem)
 
+    def solver_settings(self) -> dict[str, Any]:
+        """The grid of PG and ML; equal steps go without saying."""
+        recipe = system_of(self.target).recipe
+        grading = given(self.solver_grading, recipe.solver_grading)
+        steps = {"solver_steps": given(self.solver_steps, recipe.solver_steps)}
+        return {**steps, "solver_grading": grading} if grading else steps
+
     def phases(self) -> SplitPhases:
         """FM trunk, PG tail, and FM tail at its fine-tuning rate."""
         recipe = system_of(self.target).recipe
@@ -89,7 +98,7 @@ class FlowOptions(StudyOptions):
             "kind": "path_gradient",
             "kl": "forward",
             "divergence": given(self.divergence, recipe.pg_divergence),
-            "solver_steps": given(self.solver_steps, recipe.solver_steps),
+            **self.solver_settings(),
         }
         fm_batch = given(self.fm_batch, recipe.fm_batch)
         fm_rate = given(self.fm_learning_rate, recipe.fm_learning_rate)

@@ -51,7 +51,7 @@ class TrainPlan(FlowOptions):
         objective = {
             "kind": "maximum_likelihood",
             "divergence": given(self.divergence, recipe.pg_divergence),
-            "solver_steps": given(self.solver_steps, recipe.solver_steps),
+            **self.solver_settings(),
         }
         rate = given(self.ml_learning_rate, recipe.ml_learning_rate)
         batch = given(self.ml_batch, recipe.ml_batch)

@@ -1,4 +1,4 @@
-"""Two ODE solvers as frozen values: classical Runge-Kutta with a fixed step, and adaptive Dormand-Prince, by torchdyn.
+"""Two ODE solvers as frozen values: classical Runge-Kutta on a fixed grid, and adaptive Dormand-Prince, by torchdyn.
 
 A state is one tensor of any shape; a right-hand side takes (t: scalar tensor, state) and returns d state / dt.
 Both keep no trajectory, so memory does not grow with the number of steps unless autograd records it.
@@ -6,6 +6,7 @@ Both keep no trajectory, so memory does not grow with the number of steps unless
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -61,27 +62,53 @@ def adaptive_stepper(dtype: torch.dtype) -> numerics.DormandPrince45:
 
 @dataclass(frozen=True, kw_only=True)
 class RungeKutta4:
-    """Classical fourth-order Runge-Kutta with a fixed step; differentiable through the steps.
+    """Classical fourth-order Runge-Kutta on a grid fixed beforehand; differentiable through the steps.
 
     Args:
-        steps: number of steps per unit of time (a shorter span gets its share, at least one).
+        steps: number of steps from t = 0 to 1 (a shorter span gets its share, at least one).
+        grading: None for equal steps. A number d > 0 for steps that shrink towards the data, in proportion to
+            1 - t + d: the rate at which a flow contracts onto data of width d grows like 1 / (1 - t) up to 1 / d.
     """
 
     steps: int
+    grading: float | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"RungeKutta4 needs at least one step, got steps={self.steps}; write steps=15 or so")
+        if self.grading is not None and not (math.isfinite(self.grading) and self.grading > 0.0):
+            raise ValueError(
+                f"a grid is graded by a positive width, got grading={self.grading}; write 0.1 or so, or None for equal "
+                "steps"
+            )
 
     def integrate(self, rhs: RightHandSide, state: Tensor, *, start: float, end: float) -> Tensor:
-        """State at `end`, from `state` at `start`, after 4 evaluations of rhs a step."""
+        """State at `end`, from `state` at `start` (times in [0, 1] where graded), after 4 evaluations of rhs a step."""
         stepper = classical_stepper()
-        count = max(1, round(self.steps * abs(end - start)))
-        h = (end - start) / count
-        for i in range(count):
-            t = torch.as_tensor(start + i * h, dtype=state.dtype, device=state.device)
-            _, state, _ = stepper.step(rhs, state, t, h)
+        times = self.times(start=start, end=end)
+        for i in range(len(times) - 1):
+            t = torch.as_tensor(times[i], dtype=state.dtype, device=state.device)
+            _, state, _ = stepper.step(rhs, state, t, times[i + 1] - times[i])
         return state
+
+    def times(self, *, start: float, end: float) -> list[float]:
+        """Where the steps begin and end; the same from data to base as from base to data."""
+        if self.grading is None:
+            count = max(1, round(self.steps * abs(end - start)))
+            return [start + i * (end - start) / count for i in range(count)] + [end]
+        first, last = self._share(start), self._share(end)
+        count = max(1, round(self.steps * abs(last - first)))
+        between = (self._time(first + i * (last - first) / count) for i in range(1, count))
+        return [start, *between, end]
+
+    def _share(self, t: float) -> float:
+        """The share of the steps that lie before time t."""
+        assert self.grading is not None
+        return math.log((1.0 + self.grading) / (1.0 - t + self.grading)) / math.log1p(1.0 / self.grading)
+
+    def _time(self, share: float) -> float:
+        assert self.grading is not None
+        return (1.0 + self.grading) * (1.0 - (self.grading / (1.0 + self.grading)) ** share)
 
 
 @dataclass(frozen=True, kw_only=True)

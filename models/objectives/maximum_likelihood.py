@@ -26,6 +26,7 @@ class MaximumLikelihood:
 
     Args:
         solver_steps: classical Runge-Kutta steps from data to base.
+        solver_grading: None for equal steps, or the width that the grid is graded by (see RungeKutta4).
         divergence: "exact", or "hutchinson" with Rademacher probes.
     """
 
@@ -34,11 +35,16 @@ class MaximumLikelihood:
     prepares_globally: ClassVar[bool] = False
 
     solver_steps: int = 15
+    solver_grading: float | None = None
     divergence: DivergenceMode = "exact"
 
     def __post_init__(self) -> None:
         check_divergence_mode(self.divergence)
-        RungeKutta4(steps=self.solver_steps)  # a wrong number of steps is told now, not at the first batch
+        _ = self.solver  # a wrong grid is told now, not at the first batch
+
+    @property
+    def solver(self) -> RungeKutta4:
+        return RungeKutta4(steps=self.solver_steps, grading=self.solver_grading)
 
     def prepare(self, prior: Prior, batch: Batch, random: Random) -> Prepared:
         """The data x, and a probe for each row where the divergence is estimated."""
@@ -55,7 +61,7 @@ class MaximumLikelihood:
 
         # A leaf that asks for gradients lets divergences by autograd keep one graph from data to base.
         state = torch.cat([x_BD.detach(), x_BD.new_zeros(n, 1)], dim=1).requires_grad_()
-        state = RungeKutta4(steps=self.solver_steps).integrate(rates, state, start=1.0, end=0.0)
+        state = self.solver.integrate(rates, state, start=1.0, end=0.0)
         loss = -(flow.prior.log_prob(state[:, :dim]) + state[:, dim]).sum()
         return GradientSum(
             gradients=parameter_gradients(loss, [p for p in flow.parameters() if p.requires_grad]),

@@ -202,6 +202,7 @@ class PathGradient:
         target: needed by the reverse KL, and by the forward KL where batches carry no forces.
         solver_steps: classical Runge-Kutta steps each way; 15 is Vaitl and Klein's choice. The gradient differs
             from autograd through the same solver by the solver's own error, fourth order in the step.
+        solver_grading: None for equal steps, or the width that the grid is graded by (see RungeKutta4).
         divergence: "exact", or "hutchinson" with Rademacher probes: unbiased and cheaper in high dimension, but its
             variance does not vanish at q = p.
 
@@ -215,6 +216,7 @@ class PathGradient:
     kl: KL
     target: Target | None = None
     solver_steps: int = 15
+    solver_grading: float | None = None
     divergence: DivergenceMode = "exact"
 
     def __post_init__(self) -> None:
@@ -223,7 +225,11 @@ class PathGradient:
         if self.kl == "reverse" and self.target is None:
             raise ValueError("the reverse KL evaluates the target's force, got target=None; write target=...")
         check_divergence_mode(self.divergence)
-        RungeKutta4(steps=self.solver_steps)  # a wrong number of steps is told now, not at the first batch
+        _ = self.solver  # a wrong grid is told now, not at the first batch
+
+    @property
+    def solver(self) -> RungeKutta4:
+        return RungeKutta4(steps=self.solver_steps, grading=self.solver_grading)
 
     @property
     def needs_force(self) -> bool:
@@ -244,13 +250,13 @@ class PathGradient:
         return self._forward(flow, prepared) if self.kl == "forward" else self._reverse(flow, prepared)
 
     def _forward(self, flow: ContinuousFlow, prepared: Prepared) -> GradientSum:
-        solver, divergence = RungeKutta4(steps=self.solver_steps), divergence_of(prepared)
-        record = forward_kl(flow, prepared["x"], prepared["force"], solver=solver, divergence=divergence)
+        divergence = divergence_of(prepared)
+        record = forward_kl(flow, prepared["x"], prepared["force"], solver=self.solver, divergence=divergence)
         return _gradient_sum(flow, record, loss_B=-record.log_q_B, work=prepared.work)
 
     def _reverse(self, flow: ContinuousFlow, prepared: Prepared) -> GradientSum:
-        target, solver = self._known_target(), RungeKutta4(steps=self.solver_steps)
-        record = reverse_kl(flow, prepared["x0"], target.score, solver=solver, divergence=divergence_of(prepared))
+        target, divergence = self._known_target(), divergence_of(prepared)
+        record = reverse_kl(flow, prepared["x0"], target.score, solver=self.solver, divergence=divergence)
         n = len(prepared)
         work = Work(energy_evaluations=n, force_evaluations=n, declared_flops=2 * n * target.energy_flops)
         with torch.no_grad():

@@ -6,6 +6,7 @@ Shapes: B batch, D coordinates.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +97,29 @@ class TestSolvers:
         # Without the stages at their own times the error would only halve.
         assert 3.8 < math.log2(coarse / fine) < 4.2
 
+    def test_a_graded_grid_is_of_fourth_order_too(self, start: float, end: float) -> None:
+        grids = [RungeKutta4(steps=n, grading=0.2) for n in (40, 80)]
+        coarse, fine = (error_at(grid, start=start, end=end) for grid in grids)
+        assert 3.6 < math.log2(coarse / fine) < 4.4
+
     def test_dormand_prince_keeps_its_tolerance(self, start: float, end: float) -> None:
         for tolerance in (1e-4, 1e-7, 1e-10):
             assert error_at(Dopri5(rtol=tolerance, atol=tolerance), start=start, end=end) < 5 * tolerance
+
+
+def test_graded_steps_shrink_towards_the_data_and_are_the_same_on_the_way_back() -> None:
+    grid = RungeKutta4(steps=6, grading=0.1)
+    there, back = grid.times(start=0.0, end=1.0), grid.times(start=1.0, end=0.0)
+    assert (there[0], there[-1], len(there)) == (0.0, 1.0, 7)
+    assert there == pytest.approx(back[::-1], abs=1e-14)
+    steps = [b - a for a, b in pairwise(there)]
+    # Steps are in proportion to 1 - t + width: each is the same fraction of that at its start.
+    assert [h / (1.0 - t + 0.1) for h, t in zip(steps, there, strict=False)] == pytest.approx(
+        [1 - (1 / 11) ** (1 / 6)] * 6
+    )
+    wide, equal = RungeKutta4(steps=6, grading=1e6), RungeKutta4(steps=6)
+    assert wide.times(start=0.0, end=1.0) == pytest.approx(equal.times(start=0.0, end=1.0), abs=1e-6)
+    assert len(grid.times(start=0.99, end=1.0)) == 2
 
 
 def test_exponential_matches_the_classical_polynomial() -> None:
@@ -132,7 +153,9 @@ def test_a_diverging_field_ends_in_nan_and_not_in_a_hang() -> None:
         assert not bool(torch.isfinite(end).any())
 
 
-@pytest.mark.parametrize("make", [lambda: RungeKutta4(steps=0), lambda: Dopri5(rtol=0.0)])
+@pytest.mark.parametrize(
+    "make", [lambda: RungeKutta4(steps=0), lambda: RungeKutta4(steps=9, grading=-1.0), lambda: Dopri5(rtol=0.0)]
+)
 def test_impossible_solvers_are_refused(make: object) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=r"got.*write"):

@@ -35,7 +35,13 @@ def test_the_settings_are_part_of_the_question() -> None:
     assert tuple(study.plans) == ("optimal-transport", "equivariant-optimal-transport")
     assert all([s.phase.name for s in plan.stages] == ["fm", "fm_tail"] for plan in study.plans.values())
     assert tuple(IntegrationError(target="gmm4").study().plans) == ("independent", "optimal-transport")
-    changes = [{"steps": (1, 2)}, {"error_samples": 40}, {"gradient_batches": 1}, {"reference_tolerance": 1e-6}]
+    changes = [
+        {"steps": (1, 2)},
+        {"gradings": (0.1,)},
+        {"error_samples": 40},
+        {"gradient_batches": 1},
+        {"reference_tolerance": 1e-6},
+    ]
     names = {IntegrationError(**{**SMALL, **change}).study().id for change in changes}
     assert len(names | {study.id}) == len(changes) + 1
 
@@ -56,6 +62,9 @@ def test_the_flows_are_those_of_the_other_study() -> None:
         ({"steps": (0, 1)}, "write for example 1 2 4"),
         ({"error_samples": 65}, "write --error-samples"),
         ({"error_samples": 1}, "write --error-samples"),
+        ({"gradings": (0.1, 0.1)}, "write --gradings"),
+        ({"gradings": ()}, "write --gradings"),
+        ({"gradings": (-0.1,)}, "write 0.1 or so"),
         ({"gradient_batches": 13}, "write --gradient-batches"),
         ({"gradient_batches": 0}, "write --gradient-batches"),
         ({"reference_tolerance": 0.0}, "write 1e-5"),

@@ -16,7 +16,10 @@ def test_a_plan_can_name_maximum_likelihood() -> None:
     ml, pg, again = plan.study().phases
     assert (ml.name, pg.name, again) == ("ml", "pg", ml)
     assert (ml.batch, ml.optimiser.learning_rate, ml.optimiser.gradient_clip) == (64, 5e-4, None)
-    assert ml.objective == {"kind": "maximum_likelihood", "divergence": "hutchinson", "solver_steps": 7}
+    grid = {"solver_steps": 7, "solver_grading": 0.1}
+    assert ml.objective == {"kind": "maximum_likelihood", "divergence": "hutchinson", **grid}
+    equal = TrainPlan(target="lj13", stages=("ml=10",), solver_grading=0).study().phases[0]
+    assert equal.objective == {"kind": "maximum_likelihood", "divergence": "hutchinson", "solver_steps": 15}
     settings = {"system": system_settings("lj13"), "evaluation": evaluation_settings("lj13")}
     objective = build(settings, cache=Path()).objective(ml.objective)
     assert objective == MaximumLikelihood(solver_steps=7, divergence="hutchinson")

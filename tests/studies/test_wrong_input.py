@@ -76,6 +76,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "evaluation: one sample": (["--evaluation-samples", "1"], ["32 to", "1", "2048"]),
     "evaluation: no tolerance": (["--evaluation-tolerance", "0"], ["tolerance", "0", "1e-5"]),
     "solver: no steps": (["--solver-steps", "0"], ["at least one step", "steps=0", "steps=15"]),
+    "solver: negative width": (["--solver-grading", "-1"], ["positive width", "grading=-1.0", "0.1"]),
     "training set: one row": (["--train-samples", "1"], ["two rows", "1", "2000"]),
     "field: no hidden units": (["--hidden", "0"], ["positive", "0", "write"]),
     "field: negative layers": (["--layers", "-1"], ["positive", "-1", "write"]),
@@ -88,6 +89,7 @@ LIKELIHOOD: dict[str, tuple[list[str], list[str]]] = {
     "learning rate: zero": (["--ml-learning-rate", "0"], ["learning rate must be positive", "0", "1e-3"]),
     "batch: empty": (["--ml-batch", "0"], ["at least one sample", "0", "write"]),
     "solver: no steps": (["--solver-steps", "0"], ["at least one step", "steps=0", "steps=15"]),
+    "solver: negative width": (["--solver-grading", "-1"], ["positive width", "grading=-1.0", "0.1"]),
 }
 
 STAGES: dict[str, tuple[str, list[str]]] = {
