@@ -22,7 +22,7 @@ def test_a_plan_can_name_maximum_likelihood() -> None:
     assert equal.objective == {"kind": "maximum_likelihood", "divergence": "hutchinson", "solver_steps": 15}
     settings = {"system": system_settings("lj13"), "evaluation": evaluation_settings("lj13")}
     objective = build(settings, cache=Path()).objective(ml.objective)
-    assert objective == MaximumLikelihood(solver_steps=7, divergence="hutchinson")
+    assert objective == MaximumLikelihood(solver_steps=7, solver_grading=0.1, divergence="hutchinson")
     other = TrainPlan(target="lj13", ml_batch=32, ml_learning_rate=1e-4, divergence="exact").named_phases()["ml"]
     assert (other.batch, other.optimiser.learning_rate, other.objective["divergence"]) == (32, 1e-4, "exact")
     assert list(plan.named_phases()) == ["fm", "pg", "fm_tail", "ml"]
