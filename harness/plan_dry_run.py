@@ -33,12 +33,13 @@ def describe_plans(study: PlanComparison, output: Path) -> str:
     for name, plan in study.plans.items():
         text += [name, *(stage_line(stage, prices) for stage in plan.stages)]
         for seed in setting.seeds:
-            for segment, ended in segments(plan, prices, store, seed):
+            for number, (segment, ended) in enumerate(segments(plan, prices, store, seed)):
                 steps = segment.steps - max([0, *store.finished_steps(segment.branch)])
                 total += prices.cost(segment.branch.phase, segment.steps)
                 missing += prices.cost(segment.branch.phase, max(0, steps))
-                judged += 1
-                to_judge += not ended or store.evaluation(segment.hash, evaluation) is None
+                is_judged = number >= plan.first_judged
+                judged += is_judged
+                to_judge += is_judged and (not ended or store.evaluation(segment.hash, evaluation) is None)
     seconds = evaluation_seconds(study, store) if to_judge else 0.0
     workers = setting.placement.workers
     text += [

@@ -181,16 +181,19 @@ class PlanTrack:
         return Plan(stages=tuple(done)).segments(root=root, seed=seed)
 
     def works(self, seed: int) -> list[BranchWork]:
-        ends = self.ends(seed)
-        untrained = BranchWork(branch=ends[0].branch, stops=(Stop(steps=0), Stop(steps=ends[0].steps)))
-        later = [BranchWork(branch=end.branch, stops=(Stop(steps=end.steps),)) for end in ends[1:]]
-        return [untrained, *later]
+        """Every stage, with a stop at its end; the first also where it starts, if the untrained model is judged."""
+        works = []
+        for number, end in enumerate(self.ends(seed), start=1):
+            untrained = (Stop(steps=0),) if number == 1 and self.study.first_judged == 0 else ()
+            stop = Stop(steps=end.steps, evaluate=number >= self.study.first_judged)
+            works.append(BranchWork(branch=end.branch, stops=(*untrained, stop)))
+        return works
 
     def missing(self, seed: int) -> list[BranchWork]:
         return [work for work in self.works(seed) if self.session.is_missing(work)]
 
     def planned(self, seed: int) -> list[PlannedCell]:
-        """The untrained model, then the end of every stage, each with its as-if cost."""
+        """What is judged: the untrained model, then the end of every stage, each with its as-if cost."""
         prices, ends = self.prices(), self.ends(seed)
         cells = [planned_cell(seed, ends[0].branch.at(0), 0, Cost(), Cost())]
         steps, spent = 0, Cost()
@@ -198,7 +201,7 @@ class PlanTrack:
             cost = prices.cost(end.branch.phase, end.steps)
             cells.append(planned_cell(seed, end, steps, spent, cost))
             steps, spent = steps + end.steps, spent + cost
-        return cells
+        return cells[self.study.first_judged :]
 
     def judged(self) -> dict[int, list[Cell]]:
         """What is judged of every seed, the untrained model first."""

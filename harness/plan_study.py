@@ -50,22 +50,39 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanStudy:
-    """Everything that training one plan means. Making one starts nothing."""
+    """Everything that training one plan means. Making one starts nothing.
+
+    Args:
+        judge_last: how many of the last stages are judged; None for all, and the untrained model before them.
+    """
 
     name: str
     question: Question
     setting: Setting
     stages: tuple[Stage, ...]
+    judge_last: int | None = None
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("a plan needs at least one stage, got none; write for example --stages fm=60s pg=60s")
+        if self.judge_last is not None and not 1 <= self.judge_last <= len(self.stages):
+            raise ValueError(
+                f"of {len(self.stages)} stages the last 1 to {len(self.stages)} are judged, got {self.judge_last}; "
+                "write --judge-last 1, or leave it out for all"
+            )
 
     @property
     def id(self) -> str:
         value = plain(self)
         value["setting"] = self.setting.identity
+        if self.judge_last is None:
+            del value["judge_last"]
         return content_hash(value)
+
+    @property
+    def first_judged(self) -> int:
+        """The number of the first stage that is judged, counted from 1; 0 is the untrained model."""
+        return 0 if self.judge_last is None else len(self.stages) - self.judge_last + 1
 
     @property
     def phases(self) -> tuple[Phase, ...]:

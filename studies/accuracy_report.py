@@ -42,7 +42,7 @@ def report(run: PlanStudyRun, cells: PlanCells) -> str:
         (plan, seed): records_of(run, judged[-1].segment, seed)
         for plan, by_seed in cells.items()
         for seed, judged in by_seed.items()
-        if len(judged) == len(run.study.plans[plan].stages) + 1
+        if len(judged) == len(run.tracks[plan].planned(seed))
     }
     curves = [curve for (plan, seed), records in measured.items() for curve in curves_of(plan, seed, records)]
     found, gradients = speeds(curves), gradient_rows(measured)

@@ -25,6 +25,8 @@ class CouplingOptions(FlowOptions):
     """What FM may spend: a budget (1800s), a number of steps, or plateau:GAIN (default: what suits the target)."""
     fm_tail: str | None = None
     """What FM at its fine-tuning rate may spend after that (default: it is left out)."""
+    judge_last: int | None = None
+    """Judge the models of so many of the last stages only (default: of all, and the untrained one)."""
     dry_run: bool = False
     """Print what would be done and what it would cost, and stop."""
 
@@ -61,4 +63,5 @@ class CouplingOptions(FlowOptions):
             question=question_for(system_of(self.target)),
             setting=self.problem_setting(),
             stages=tuple(parse_stage(text, phases) for text in stages),
+            judge_last=self.judge_last,
         )

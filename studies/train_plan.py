@@ -30,6 +30,8 @@ class TrainPlan(FlowOptions):
 
     stages: tuple[str, ...] = ("fm=5s", "pg=5s")
     """Stages in order, each phase=budget, phase=steps or phase=plateau:GAIN (until an octave gains less)."""
+    judge_last: int | None = None
+    """Judge the models of so many of the last stages only (default: of all, and the untrained one)."""
     ml_learning_rate: float | None = None
     """Learning rate of maximum likelihood (ML)."""
     ml_batch: int | None = None
@@ -43,6 +45,7 @@ class TrainPlan(FlowOptions):
             question=question_for(system_of(self.target)),
             setting=self.problem_setting(),
             stages=tuple(parse_stage(text, phases) for text in self.stages),
+            judge_last=self.judge_last,
         )
 
     def likelihood_phase(self) -> Phase:

@@ -57,7 +57,15 @@ class TrajectoryLength(CouplingOptions):
     """What PG may spend: a budget such as 600s, or a number of steps (default: what suits the target)."""
 
     def study(self) -> PlanComparison:
-        """The study that the options ask for. Starts nothing."""
+        """The study that the options ask for. Starts nothing.
+
+        Raises:
+            ValueError: where what comes before PG is not judged.
+        """
+        if self.judge_last is not None and self.judge_last < 2:
+            raise ValueError(
+                f"models are compared before and after PG, got --judge-last {self.judge_last}; write 2 or more"
+            )
         system = system_of(self.target)
         suitable = PLAIN if system.target.space.particles is None else FOR_PARTICLES
         pg = given(self.pg, system.recipe.budget)

@@ -122,7 +122,14 @@ def test_options_make_one_plan_a_coupling() -> None:
 def test_the_study_has_a_name_of_its_own_for_every_question() -> None:
     base = TrajectoryLength(**SMALL).study().id
     assert TrajectoryLength(**SMALL, output=Path("x"), checkpoint_seconds=1.0).study().id == base
-    changes = [{"fm": "4"}, {"pg": "3"}, {"fm_tail": None}, {"seeds": "3"}, {"couplings": COUPLINGS[1:]}]
+    changes = [
+        {"fm": "4"},
+        {"pg": "3"},
+        {"fm_tail": None},
+        {"seeds": "3"},
+        {"judge_last": 3},
+        {"couplings": COUPLINGS[1:]},
+    ]
     names = {TrajectoryLength(**{**SMALL, **change}).study().id for change in changes}
     assert len(names | {base}) == len(changes) + 1
 
@@ -134,6 +141,8 @@ def test_the_study_has_a_name_of_its_own_for_every_question() -> None:
         ({"couplings": ("independent", "independent")}, "write each once"),
         ({"fm": "0"}, "write for example fm=100"),
         ({"pg": "many"}, "write"),
+        ({"judge_last": 1}, "write 2 or more"),
+        ({"judge_last": 4}, "write --judge-last 1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(change: dict[str, Any], told: str) -> None:
@@ -271,6 +280,22 @@ def test_what_is_trained_is_never_trained_again(done: tuple[PlanStudyRun, PlanCe
     plan, _, runner = run_of(single, output)
     assert repr(plan.run()[""]) == repr(cells["optimal-transport"])
     assert runner.kinds == []
+
+
+def test_only_the_last_stages_are_judged_where_that_is_asked(tmp_path: Path) -> None:
+    options = {**SMALL, "couplings": COUPLINGS[:1], "seeds": "1", "judge_last": 2}
+    run, _, runner = run_of(TrajectoryLength(**options).study(), tmp_path)
+    dry = plan_dry_run.describe_plans(run.study, tmp_path)  # type: ignore[arg-type]
+    assert "2 models, 2 to be judged" in dry
+    cells = run.run()
+    assert [cell.tail for cell in cells[COUPLINGS[0]][0]] == ["fm_tail", "pg"]
+    assert runner.kinds.count("evaluated") == 2
+    (run.folder / "study.json").write_text("{}")
+    assert "fm_tail" in report(run, cells)
+    assert [row["stage"] for row in rows_of(run.folder / "stages.csv")] == ["fm_tail", "pg"]
+    whole, _, runner = run_of(TrajectoryLength(**{**options, "judge_last": None}).study(), tmp_path)
+    assert [cell.tail for cell in whole.run()[COUPLINGS[0]][0]] == ["", "fm", "fm_tail", "pg"]
+    assert runner.kinds.count("evaluated") == 2
 
 
 def test_a_failed_plan_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
