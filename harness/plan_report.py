@@ -63,12 +63,13 @@ def stage_table(run: PlanStudyRun, cells: PlanCells) -> str:
     """Every stage of every plan and seed, with the metrics of the question on test points."""
     metrics = run.study.question.metrics
     compared = any(cells)
-    header = [*(["plan"] if compared else []), "seed", "stage", "steps", "cost / device-s", *(m.title for m in metrics)]
+    start = ["seed", "stage", "steps", "cost / device-s", "memory / MiB"]
+    header = [*(["plan"] if compared else []), *start, *(m.title for m in metrics)]
     rows = []
     for plan, cell in each_cell(cells):
         texts = [estimate_text(cell, metric.name) for metric in metrics]
         cost = f"{cell.cost(Currency.DEVICE_SECONDS):.0f}"
-        place = [str(cell.seed), stage_name(cell), str(cell.tail_steps), cost]
+        place = [str(cell.seed), stage_name(cell), str(cell.tail_steps), cost, memory_text(cell)]
         rows.append([*([plan] if compared else []), *place, *texts])
     return table(header, rows)
 
@@ -82,6 +83,12 @@ def each_cell(cells: PlanCells) -> Iterator[tuple[str, Cell]]:
 
 def stage_name(cell: Cell) -> str:
     return cell.tail or "untrained"
+
+
+def memory_text(cell: Cell) -> str:
+    """Peak of a step of the stage on one worker, where it was measured."""
+    most = cell.tail_cost.peak_memory_bytes
+    return f"{most / 2**20:.3g}" if most else "-"
 
 
 def estimate_text(cell: Cell, name: str) -> str:
@@ -100,7 +107,7 @@ def legend(cells: PlanCells) -> str:
 
 
 def stage_rows(cells: PlanCells) -> list[dict[str, object]]:
-    """A row for every seed and stage: steps, costs, then every metric with _eval_lo, _eval_hi and _n.
+    """A row for every seed and stage: steps, cost so far, memory, then every metric with _eval_lo, _eval_hi and _n.
 
     Where plans are compared, the name of the plan comes first.
     """
@@ -109,6 +116,7 @@ def stage_rows(cells: PlanCells) -> list[dict[str, object]]:
         row: dict[str, object] = {"plan": plan} if plan else {}
         row |= {"seed": cell.seed, "stage": stage_name(cell), "steps": cell.tail_steps}
         row |= {"steps_before": cell.fork_steps, "cost_device_seconds": cell.cost(Currency.DEVICE_SECONDS)}
+        row |= {"peak_memory_bytes": cell.tail_cost.peak_memory_bytes or None}
         for split, estimates in (("", cell.test), ("validation_", cell.validation)):
             for name, e in estimates.items():
                 key = split + name

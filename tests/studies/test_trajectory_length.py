@@ -217,6 +217,10 @@ def test_the_files_hold_every_coupling_and_seed(done: tuple[PlanStudyRun, PlanCe
     assert len(stages) == 3 * 2 * 4
     assert {row["stage"] for row in stages} == {"untrained", "fm", "fm_tail", "pg"}
     assert {row["plan"] for row in stages} == set(COUPLINGS)
+    trained = [row for row in stages if row["stage"] != "untrained"]
+    assert all(float(row["peak_memory_bytes"]) > 1e4 for row in trained)
+    assert {row["peak_memory_bytes"] for row in stages if row["stage"] == "untrained"} == {""}
+    assert "memory / MiB" in text
     changes = rows_of(run.folder / "changes.csv")
     assert [row["seed"] for row in changes] == ["0", "1", "all"] * 3
     for one, two, mean in zip(changes[::3], changes[1::3], changes[2::3], strict=True):
