@@ -12,19 +12,20 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from harness.captured import CapturedGradient
 from harness.collective import Collective
 from harness.identity import derived_seed
 from harness.plan import Branch, Phase, geometric_grid
 from harness.prefetch import prefetched
 from harness.trial import Event
-from models.contracts import Batch, GradientSum, Objective, Prepared, Random, Work
+from models.contracts import Batch, GradientSum, Objective, Prepared, Random, Recordable, Work
 
 
 @dataclass
@@ -39,13 +40,17 @@ class Tally:
 
 @dataclass
 class TrainState:
-    """The one mutable thing of a worker: weights, optimiser, average, and how many steps are done."""
+    """The one mutable thing of a worker: weights, optimiser, average, and how many steps are done.
+
+    `recorded` is the gradient as a graph of the GPU, where there is one; no part of a checkpoint.
+    """
 
     flow: torch.nn.Module
     optimiser: torch.optim.Optimizer
     average: list[Tensor] | None
     step: int = 0
     tally: Tally = field(default_factory=Tally)
+    recorded: CapturedGradient | None = None
 
     @staticmethod
     def start(flow: torch.nn.Module, phase: Phase) -> TrainState:
@@ -194,10 +199,19 @@ class Trainer:
         return local.work
 
     def _gradient(self, state: TrainState, prepared: Prepared) -> GradientSum:
-        prepared = prepared.to(next(state.flow.parameters()).device)
+        device = next(state.flow.parameters()).device
+        prepared, call = prepared.to(device), self._call(state, device)
         if self.microbatch is None:
-            return self.objective.gradient(state.flow, prepared)
-        return reduce(add, (self.objective.gradient(state.flow, piece) for piece in prepared.slices(self.microbatch)))
+            return call(prepared)
+        return reduce(add, (call(piece) for piece in prepared.slices(self.microbatch)))
+
+    def _call(self, state: TrainState, device: torch.device) -> Callable[[Prepared], GradientSum]:
+        """The objective's gradient; on a GPU as one recorded graph, where the objective allows it."""
+        if device.type != "cuda" or not isinstance(self.objective, Recordable):
+            return partial(self.objective.gradient, state.flow)
+        if state.recorded is None:
+            state.recorded = CapturedGradient(self.objective, state.flow)
+        return state.recorded
 
     def _apply(self, state: TrainState, flat: Tensor) -> tuple[float, float]:
         gradient = flat[:-2] / flat[-1]

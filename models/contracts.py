@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -315,6 +315,17 @@ class Objective(Protocol):
 
     def gradient(self, flow: Any, prepared: Prepared) -> GradientSum:
         """The gradient of the loss, summed over the prepared rows. Rows do not see each other."""
+
+
+@runtime_checkable
+class Recordable(Protocol):
+    """An objective whose gradient is one fixed list of device operations, so that it can be recorded and replayed.
+
+    Shapes follow from those of the prepared rows, nothing is drawn, and no number is looked at from the host.
+    """
+
+    @property
+    def recordable(self) -> Literal[True]: ...
 
 
 def parameter_gradients(loss: Tensor, parameters: list[torch.nn.Parameter]) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ Shapes: B batch, D coordinates.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -46,6 +46,8 @@ class FlowMatching:
         scope: "local": every worker pairs its own rows, so the optimum depends on how many workers share a batch.
             "global": every worker pairs the whole batch and keeps its rows; their number changes nothing.
     """
+
+    recordable: ClassVar[Literal[True]] = True
 
     coupling: Coupling = field(default_factory=Independent)
     sigma: float = 0.01
