@@ -13,6 +13,7 @@ from models.flows.continuous import ContinuousFlow
 from models.flows.divergence import exact_divergence
 from models.flows.prior import GaussianPrior
 from models.objectives.flow_matching import FlowMatching
+from models.objectives.maximum_likelihood import MaximumLikelihood
 from models.objectives.path_gradient import DivergenceMode, PathGradient, pullback
 from models.systems import field_for, system_of
 
@@ -51,6 +52,17 @@ def against_flow_matching() -> None:
                 row(f"a step, {mode}, {steps} solver steps", path, matching, rounds=3, repeats=10)
 
 
+def through_the_solver() -> None:
+    """What it would cost to differentiate through the solver: the likelihood's gradient, which keeps every stage."""
+    size, _, solver_steps = SYSTEMS["lj13"]
+    flow, batch = flow_and_batch("lj13", size)
+    header(f"lj13, batch {size}, Hutchinson", slow="likelihood", fast="path gradient")
+    for steps in solver_steps[1:]:
+        likelihood = step(MaximumLikelihood(divergence="hutchinson", solver_steps=steps), flow, batch)
+        path = step(PathGradient(kl="forward", divergence="hutchinson", solver_steps=steps), flow, batch)
+        row(f"a step, {steps} solver steps", likelihood, path, rounds=3)
+
+
 def divergence_by_rows(field: MLPField, t: Tensor, x_BD: Tensor) -> Tensor:
     """The plain way to the trace: one vector-Jacobian product a coordinate, differentiable again."""
     v_BD = field(t, x_BD)
@@ -85,6 +97,7 @@ def in_the_plane() -> None:
 def main() -> None:
     torch.manual_seed(0)
     against_flow_matching()
+    through_the_solver()
     in_the_plane()
 
 
