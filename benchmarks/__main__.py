@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import allocator, couplings, divergence, memory, path_gradient, workers
+from benchmarks import allocator, couplings, divergence, memory, path_gradient, score_estimate, workers
 from harness.allocator import keep_freed_memory
 
 TABLES: dict[str, Callable[[], None]] = {
     "divergence": divergence.main,
     "path_gradient": path_gradient.main,
     "couplings": couplings.main,
+    "score_estimate": score_estimate.main,
     "memory": memory.main,
     "workers": workers.main,
     "allocator": allocator.main,

@@ -11,9 +11,9 @@ import torch
 Call = Callable[[], object]
 
 
-def seconds_of(call: Call, *, repeats: int = 1) -> float:
-    """Wall time of a call on a GPU, process time of one thread elsewhere (a busy machine disturbs it less)."""
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+def seconds_of(call: Call, *, repeats: int = 1, wall: bool = False) -> float:
+    """Wall time of a call on a GPU or where asked for, else process time (a busy machine disturbs it less)."""
+    clock = time.perf_counter if wall or torch.cuda.is_available() else time.process_time
     synchronise()
     start = clock()
     for _ in range(repeats):
@@ -32,13 +32,14 @@ def header(title: str, *, slow: str = "naive", fast: str = "here") -> None:
     print(f"\n{title}\n{'':52}{slow + ' / ms':>16}{fast + ' / ms':>16}{'ratio [quartiles]':>24}")
 
 
-def row(label: str, slow: Call, fast: Call, *, rounds: int = 7, repeats: int = 1) -> float:
+def row(label: str, slow: Call, fast: Call, *, rounds: int = 7, repeats: int = 1, wall: bool = False) -> float:
     """Print medians of `slow` and of `fast` (each `fast` measurement over `repeats` calls) and their ratio.
 
-    The quartiles are those of the ratios of neighbouring measurements. Returns the ratio of medians.
+    The quartiles are those of the ratios of neighbouring measurements. Several threads want `wall` time, since process
+    time adds theirs up. Returns the ratio of medians.
     """
     slow(), fast()
-    pairs = [(seconds_of(slow), seconds_of(fast, repeats=repeats)) for _ in range(rounds)]
+    pairs = [(seconds_of(slow, wall=wall), seconds_of(fast, repeats=repeats, wall=wall)) for _ in range(rounds)]
     a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
     low, _, high = statistics.quantiles([x / y for x, y in pairs], n=4)
     print(f"{label:52}{1e3 * a:16.3f}{1e3 * b:16.3f}{a / b:10.2f} [{low:.2f}, {high:.2f}]", flush=True)

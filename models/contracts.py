@@ -52,12 +52,17 @@ class Space:
         """dim, or (N - 1) d on the mean-free subspace."""
         return self.dim if self.particles is None else self.dim - self.spatial_dim
 
-    def project(self, x_BD: Tensor) -> Tensor:
-        """Remove the centre of mass (identity where there are no particles). Differentiable, any leading shape."""
+    def project(self, x_BD: Tensor, *, dim: int = -1) -> Tensor:
+        """Remove the centre of mass (identity where there are no particles). Differentiable, any shape.
+
+        Args:
+            dim: the axis of the coordinates: the last, or 0 where they are the slowest in memory.
+        """
         if self.particles is None:
             return x_BD
-        x_BNd = x_BD.unflatten(-1, (self.particles, self.spatial_dim))
-        return (x_BNd - x_BNd.mean(dim=-2, keepdim=True)).flatten(-2)
+        x_BNd = x_BD.unflatten(dim, (self.particles, self.spatial_dim))
+        axis = dim - 1 if dim < 0 else dim
+        return (x_BNd - x_BNd.mean(dim=axis, keepdim=True)).flatten(axis, axis + 1)
 
     def check(self, x_BD: Tensor, *, name: str = "x") -> None:
         """Raise ValueError unless x is a finite floating (B, dim) tensor, mean-free where the space is."""

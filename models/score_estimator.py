@@ -25,7 +25,7 @@ from models.contracts import Space, Target, Work
 from models.schedules import Schedule
 
 Form = Literal["weighted", "ratio", "jensen"]
-BYTES_AT_ONCE = {"cpu": 2**21, "cuda": 2**30}
+BYTES_AT_ONCE = {"cpu": 2**25, "cuda": 2**30}
 """Bound on the intermediate values of the configurations that are looked at together."""
 CLIP_SOFTENING = 1e-6
 """Added to a norm before it divides, as in the published code of Akhound-Sadegh et al. 2024."""
@@ -122,29 +122,28 @@ def estimate_score(
     if form not in get_args(Form):
         raise ValueError(f"a form is one of {', '.join(get_args(Form))}, got {form!r}; write form='weighted'")
     rows = rows_at_once(target, x_BD, bytes_at_once)
-    deviation_B1 = variance.to(x_BD).reshape(-1, 1).sqrt()
-    average, samples = _SoftmaxAverage(x_BD), 0
+    deviation_B11 = variance.to(x_BD).reshape(-1, 1, 1).sqrt()
+    average, samples = _BoltzmannAverage(x_BD, plain=form == "jensen"), 0
     for noise_KBD in _stacks(noise, max(1, rows // max(1, len(x_BD)))):
         samples += len(noise_KBD)
-        unit_KBD = target.space.project(noise_KBD)
-        y_MD = (x_BD + deviation_B1 * unit_KBD).flatten(0, 1)
-        energy_M, vector_MD = _evaluate(target, y_MD, rows, with_score=form == "weighted")
-        energy_KB = energy_M.unflatten(0, noise_KBD.shape[:2])
+        # Points are the contiguous axes of memory, coordinates the slowest: operations run along points.
+        unit_BKD = target.space.project(noise_KBD.permute(2, 1, 0).contiguous(), dim=0).permute(1, 2, 0)
+        y_MD = (deviation_B11 * unit_BKD).add_(x_BD.unsqueeze(1)).flatten(0, 1)
+        energy_M, score_MD = _evaluate(target, y_MD, rows, with_score=form == "weighted")
+        energy_BK = energy_M.unflatten(0, unit_BKD.shape[:2])
         if form == "weighted":
-            vector_KBD = vector_MD.unflatten(0, noise_KBD.shape[:2])
+            average.add(energy_BK, score_MD.unflatten(0, energy_BK.shape))
+        elif form == "ratio":
+            average.add(energy_BK, unit_BKD / deviation_B11)
         else:
-            vector_KBD = unit_KBD / deviation_B1
-        if form == "jensen":
-            average.add(energy_KB, torch.zeros_like(energy_KB), -energy_KB.unsqueeze(-1) * vector_KBD)
-        else:
-            average.add(energy_KB, -energy_KB, vector_KBD)
+            average.add(energy_BK, -energy_BK.unsqueeze(-1) * unit_BKD / deviation_B11)
     if not samples:
         raise ValueError("an estimate needs at least one noise, got none; write samples=100 or so")
     calls = samples * len(x_BD)
     forces = calls if form == "weighted" else 0
     return ScoreEstimate(
         score_BD=average.result(),
-        log_mean_B=average.log_sum_B - math.log(samples),
+        log_mean_B=average.log_sum() - math.log(samples),
         usable_B=average.usable_B,
         work=Work(
             energy_evaluations=calls,
@@ -154,34 +153,42 @@ def estimate_score(
     )
 
 
-class _SoftmaxAverage:
-    """A softmax-weighted mean over K whose terms come in pieces, in the manner of a streaming log-sum-exp."""
+class _BoltzmannAverage:
+    """A mean over K, weighted by exp(-E) or plain, whose terms come in pieces, as in a streaming log-sum-exp."""
 
-    def __init__(self, like_BD: Tensor) -> None:
+    def __init__(self, like_BD: Tensor, *, plain: bool) -> None:
+        self.plain = plain
         # The lowest finite number, since minus infinity minus itself is no number.
         self.largest_B = torch.full_like(like_BD[:, 0], torch.finfo(like_BD.dtype).min)
         self.weight_B = torch.zeros_like(self.largest_B)
         self.vector_BD = torch.zeros_like(like_BD)
-        self.log_sum_B = torch.full_like(self.largest_B, -math.inf)
         self.usable_B = torch.zeros_like(self.largest_B, dtype=torch.long)
 
-    def add(self, energy_KB: Tensor, log_weight_KB: Tensor, vector_KBD: Tensor) -> None:
-        usable_KB = torch.isfinite(energy_KB) & torch.isfinite(vector_KBD).all(dim=-1)
-        log_weight_KB = log_weight_KB.masked_fill(~usable_KB, -math.inf)
-        largest_B = torch.maximum(self.largest_B, log_weight_KB.amax(dim=0))
+    def add(self, energy_BK: Tensor, vector_BKD: Tensor) -> None:
+        # One sum over all of a point is finite where its terms are, and costs a fraction of asking each of them.
+        usable_BK = (energy_BK + vector_BKD.sum(dim=-1)).abs() < math.inf
+        log_weight_BK = -energy_BK
+        if not bool(usable_BK.all()):
+            log_weight_BK = log_weight_BK.masked_fill(~usable_BK, -math.inf)
+            vector_BKD = vector_BKD.masked_fill(~usable_BK.unsqueeze(-1), 0.0)
+        largest_B = torch.maximum(self.largest_B, log_weight_BK.amax(dim=1))
         kept_B = torch.exp(self.largest_B - largest_B)
-        weight_KB = torch.exp(log_weight_KB - largest_B)
-        vector_KBD = vector_KBD.masked_fill(~usable_KB.unsqueeze(-1), 0.0)
-        self.weight_B = kept_B * self.weight_B + weight_KB.sum(dim=0)
-        self.vector_BD = kept_B.unsqueeze(1) * self.vector_BD + (weight_KB.unsqueeze(-1) * vector_KBD).sum(dim=0)
-        self.largest_B = largest_B
-        log_boltzmann_KB = (-energy_KB).masked_fill(~usable_KB, -math.inf)
-        self.log_sum_B = torch.logaddexp(self.log_sum_B, torch.logsumexp(log_boltzmann_KB, dim=0))
-        self.usable_B = self.usable_B + usable_KB.sum(dim=0)
+        weight_BK = torch.exp(log_weight_BK - largest_B.unsqueeze(1))
+        self.largest_B, self.weight_B = largest_B, kept_B * self.weight_B + weight_BK.sum(dim=1)
+        self.usable_B = self.usable_B + usable_BK.sum(dim=1)
+        if self.plain:
+            self.vector_BD = self.vector_BD + vector_BKD.sum(dim=1)
+        else:
+            self.vector_BD = kept_B.unsqueeze(1) * self.vector_BD + (weight_BK.unsqueeze(-1) * vector_BKD).sum(dim=1)
+
+    def log_sum(self) -> Tensor:
+        """log of the sum of exp(-E), minus infinity in a row without a usable term."""
+        return self.largest_B + self.weight_B.log()
 
     def result(self) -> Tensor:
+        divisor_B = self.usable_B.to(self.weight_B) if self.plain else self.weight_B
         # With any usable term the largest weight is one, so the clamp acts on rows without one.
-        return self.vector_BD / self.weight_B.clamp_min(torch.finfo(self.weight_B.dtype).tiny).unsqueeze(1)
+        return self.vector_BD / divisor_B.clamp_min(torch.finfo(self.weight_B.dtype).tiny).unsqueeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +226,8 @@ def require_samples(samples: int) -> None:
 def _evaluate(target: Target, y_MD: Tensor, rows: int, *, with_score: bool) -> tuple[Tensor, Tensor]:
     """Energies (M,) and scores (M, D) of all points, `rows` at a time; without scores, no columns."""
     pieces = [_energy_and_score(target, piece_MD, with_score) for piece_MD in y_MD.split(rows)]
+    if len(pieces) == 1:
+        return pieces[0]
     return torch.cat([energy_M for energy_M, _ in pieces]), torch.cat([score_MD for _, score_MD in pieces])
 
 

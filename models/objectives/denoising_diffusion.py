@@ -37,6 +37,28 @@ def cosine_squared(steps: int, *, largest: float, offset: float = 0.008) -> tupl
     return tuple(largest * math.cos(angle) ** 2 for angle in angles)
 
 
+def euler_steps(steps: int, *, smallest: float, largest: float) -> tuple[float, ...]:
+    """alpha_k = beta(t_k) / S with a rate that falls linearly from `largest` at the noise to `smallest` at the data.
+
+    An Euler step of dy = -beta y / 2 dt + sigma sqrt(beta) dw over 1 / S adds the variance sigma^2 beta / S, and keeps
+    1 - beta / (2 S) of the state. That fresh variance is taken, and sqrt(1 - alpha), the same to first order, is kept:
+    a literal Euler step widens N(0, sigma^2) by a factor 1 + alpha^2 / 4 each time, so weights against a stationary
+    reference would be biased; with this one they are not, at any number of steps.
+
+    Args:
+        steps: S. smallest, largest: beta, per unit of time; Akhound-Sadegh et al. 2024 take 0.5 and 1.5 or 0.01 and 0.5
+            for particles.
+    """
+    if steps < 1:
+        raise ValueError(f"a path needs at least one step, got steps={steps}; write for example 100")
+    if not 0.0 < smallest <= largest < steps:
+        raise ValueError(
+            f"rates are positive, in order and below the number of steps, got {smallest} and {largest} for {steps} "
+            "steps; write for example euler_steps(100, smallest=0.5, largest=1.5)"
+        )
+    return tuple((largest + (smallest - largest) * k / steps) / steps for k in range(steps))
+
+
 def ornstein_uhlenbeck_path(
     control: Control, start_BD: Tensor, noise_BSD: Tensor, *, target: Target, sigma: float, alphas: tuple[float, ...]
 ) -> ControlledPath:
@@ -70,7 +92,8 @@ class DenoisingDiffusion:
 
     Args:
         target: gives the energy. sigma: of the reference process, in length units.
-        alphas: share of fresh variance in each step, from the noise to the data; see `cosine_squared`.
+        alphas: share of fresh variance in each step, from the noise to the data; see `cosine_squared`
+            and `euler_steps`.
     """
 
     needs_force: ClassVar[bool] = False

@@ -6,7 +6,7 @@ Shape suffixes: B batch, D coordinates, K components.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -80,6 +80,10 @@ class GaussianMixture:
         log_joint_BK, offset_BKD = self._log_joint(x_BD)
         responsibility_BK1 = torch.softmax(log_joint_BK, dim=-1).unsqueeze(-1)
         return (responsibility_BK1 * offset_BKD).sum(-2) / self.variance
+
+    def noised(self, variance: float) -> GaussianMixture:
+        """The mixture after Gaussian noise of this variance has been added: wider components, the same means."""
+        return replace(self, name=f"{self.name}, noised", variance=self.variance + variance)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n exact, independent draws (n, D), float32, on the generator's device."""

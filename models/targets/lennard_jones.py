@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from models.contracts import Space
 from models.targets.pairs import central_force, pair_flops, pair_geometry, sum_over_pairs
+from models.targets.rings import add_pair_sum, count_once, ring_differences, ring_force, ring_of
 from models.targets.width import require_width
 
 
@@ -73,6 +75,29 @@ class LennardJones:
         s6 = s2 * s2 * s2
         weight_BNN = (12.0 * self.pair_factor * self.eps / self.tau) * s6 * (s6 - 1.0) * inverse
         return central_force(weight_BNN, diff_BdNN) - self.oscillator * self.space.project(x_BD)
+
+    @torch.no_grad()
+    def energy_and_score(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy (B,) and score (B, D) without a graph, for a fifth of what the two calls take on many rows.
+
+        Coordinates of the score are the slow axis of its memory. Neither is finite where two particles coincide.
+        """
+        require_width(x_BD, self.space, self.name)
+        ring_dRB = ring_of(x_BD, self.space)
+        centred_dNB = ring_dRB[:, : self.particles]
+        difference_dSNB, inverse_SNB = ring_differences(ring_dRB, self.particles)
+        inverse_SNB.reciprocal_()
+        s6_SNB = inverse_SNB.pow(3)
+        if self.rm != 1.0:
+            s6_SNB.mul_(self.rm**6)
+        s6_less_s12_SNB = count_once(torch.addcmul(s6_SNB, s6_SNB, s6_SNB, value=-1.0))
+        depth = self.pair_factor * self.eps / self.tau
+        energy_B = centred_dNB.square().sum((0, 1)).mul_(0.5 * self.oscillator)
+        for part_SNB in (count_once(s6_SNB), s6_less_s12_SNB):
+            add_pair_sum(energy_B, part_SNB, -depth)
+        force_dNB = ring_force(s6_less_s12_SNB.mul_(inverse_SNB), difference_dSNB).mul_(-12.0 * depth)
+        force_dNB.sub_(centred_dNB, alpha=self.oscillator)
+        return energy_B, force_dNB.transpose(0, 1).flatten(0, 1).t()
 
 
 def lj13(*, pair_factor: float = 2.0, oscillator: float = 1.0, tau: float = 1.0) -> LennardJones:

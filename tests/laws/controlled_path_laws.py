@@ -8,17 +8,31 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from models.contracts import Batch, Objective, Space, whole_batch
+from models.contracts import Batch, Objective, Space, Work, whole_batch
 from models.estimators import weight_estimates
+from models.fields.egnn import EGNN
+from models.fields.mlp import MLPField
+from models.fields.score_control import ScoreControl
 from models.objectives.path_integral import Control, ControlledPath
-from tests.laws.objective_laws import gradient_of
+from models.score_estimator import Clip
+from models.targets import dw4, gmm4
+from tests.laws.field_laws import perturbed
+from tests.laws.objective_laws import ObjectiveLaws, gradient_of
 
 LOG_Z = 0.7
+
+
+def golden_terms(prefix: str) -> dict[str, Tensor]:
+    """Stored terms of one kind of path, without the prefix of their names."""
+    with np.load(Path(__file__).parents[1] / "golden" / "E_dem.npz") as file:
+        return {name[len(prefix) :]: torch.tensor(file[name]) for name in file.files if name.startswith(prefix)}
 
 
 def normal(*shape: int, seed: int = 1) -> Tensor:
@@ -62,6 +76,38 @@ class ControlledFlow(nn.Module):
         super().__init__()
         self.field = control
         self.prior = None
+
+
+class PlaneControlLaws(ObjectiveLaws):
+    """Of objectives on `gmm4` in a few `steps`, with a perceptron as the control. Subclass with `make_objective`."""
+
+    steps = 5
+
+    def make_flow(self) -> nn.Module:
+        return ControlledFlow(MLPField(2, hidden=8, layers=2))
+
+    def make_batch(self) -> Batch:
+        return Batch(x_BD=normal(6, 2))
+
+    def test_work_counts_every_step_and_one_energy_with_its_gradient(self) -> None:
+        found = gradient_of(self.make_objective(), self.make_flow().double(), self.make_batch(), whole_batch(6, 1))
+        assert found.work == Work(
+            samples=6,
+            field_evaluations=2 * self.steps * 6,
+            energy_evaluations=6,
+            force_evaluations=6,
+            declared_flops=2 * 6 * gmm4().energy_flops,
+        )
+
+
+class ParticleControlLaws(ObjectiveLaws):
+    """Of objectives on `dw4`, with an EGNN as the control. Subclass with `make_objective`."""
+
+    def make_flow(self) -> nn.Module:
+        return ControlledFlow(perturbed(EGNN(particles=4, spatial_dim=2, hidden=8, layers=2)))
+
+    def make_batch(self) -> Batch:
+        return Batch(x_BD=dw4().space.project(normal(6, 8)))
 
 
 class ControlledPathLaws(ABC):
@@ -137,3 +183,29 @@ class ControlledPathLaws(ABC):
         assert gap_before > 0.1
         assert gap_after < 0.6 * gap_before
         assert losses[-1] < losses[0]
+
+    def test_a_control_with_the_score_recovers_log_z(self, target: ShiftedGaussian) -> None:
+        """Network and share of the score, trained together on 16 paths a step."""
+        torch.manual_seed(3)
+        space = target.space
+        network = MLPField(2, hidden=8, layers=1) if space.particles is None else EGNN(3, 2, hidden=4, layers=1)
+        clip = Clip(norm=1e2, of="particles")
+        control = ScoreControl(network=network, target=target, clip=clip, hidden=8)
+        flow = ControlledFlow(control).double()
+        objective, optimiser = self.objective(target), torch.optim.Adam(flow.parameters(), lr=0.03)
+        with torch.no_grad():
+            untrained = self.path(flow.field, 1000, 5, target)
+        for step in range(20):
+            found = gradient_of(objective, flow, Batch(x_BD=normal(16, space.dim)), whole_batch(16, step))
+            for parameter, gradient in zip(flow.parameters(), found.gradients, strict=True):
+                parameter.grad = gradient / found.weight
+            optimiser.step()
+        with torch.no_grad():
+            trained = self.path(flow.field, 1000, 5, target)
+        assert float(trained.loss_B.mean()) < float(untrained.loss_B.mean()) - 0.02
+        assert float(control.share_layer.bias.detach().abs()) > 0.02
+        scaled_B = (trained.log_weight_B - LOG_Z).exp()
+        error = float(scaled_B.std()) / len(scaled_B) ** 0.5
+        assert 0.0 < error < 0.1
+        estimate = weight_estimates(trained.log_weight_B.numpy(), seed=1)["log_z"].value
+        assert estimate == pytest.approx(LOG_Z, abs=3 * error)

@@ -7,29 +7,35 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.contracts import Batch, Objective, Work, whole_batch
-from models.fields.egnn import EGNN
-from models.fields.mlp import MLPField
-from models.objectives.denoising_diffusion import DenoisingDiffusion, cosine_squared, ornstein_uhlenbeck_path
+from models.contracts import Objective
+from models.objectives.denoising_diffusion import (
+    DenoisingDiffusion,
+    cosine_squared,
+    euler_steps,
+    ornstein_uhlenbeck_path,
+)
 from models.objectives.path_integral import Control, ControlledPath
 from models.targets import dw4, gmm4
-from tests.laws.controlled_path_laws import LOG_Z, ControlledFlow, ControlledPathLaws, ShiftedGaussian, normal
-from tests.laws.field_laws import perturbed
-from tests.laws.objective_laws import ObjectiveLaws, gradient_of
+from tests.laws.controlled_path_laws import (
+    LOG_Z,
+    ControlledPathLaws,
+    ParticleControlLaws,
+    PlaneControlLaws,
+    ShiftedGaussian,
+    golden_terms,
+    normal,
+)
 
 ALPHAS = cosine_squared(20, largest=0.4)
 
 
 def test_golden_terms() -> None:
-    with np.load(Path(__file__).parents[1] / "golden" / "E_dem.npz") as file:
-        golden = {name[4:]: torch.tensor(file[name]) for name in file.files if name.startswith("dds")}
+    golden = golden_terms("dds_")
     sigma = float(golden["sigma"])
 
     def control(t: Tensor, y_BD: Tensor) -> Tensor:
@@ -53,29 +59,33 @@ def test_golden_terms() -> None:
 
 
 class TestShiftedGaussian(ControlledPathLaws):
+    alphas = ALPHAS
+
     def path(self, control: Control, rows: int, seed: int, target: ShiftedGaussian) -> ControlledPath:
         start_BD = normal(rows, target.space.dim, seed=100 + seed)
-        noise_BSD = normal(rows, len(ALPHAS), target.space.dim, seed=seed)
-        return ornstein_uhlenbeck_path(control, start_BD, noise_BSD, target=target, sigma=self.width, alphas=ALPHAS)
+        noise_BSD = normal(rows, len(self.alphas), target.space.dim, seed=seed)
+        return ornstein_uhlenbeck_path(
+            control, start_BD, noise_BSD, target=target, sigma=self.width, alphas=self.alphas
+        )
 
     def optimal(self, target: ShiftedGaussian) -> Control:
         """Of step k: shift the mean by alpha_k c_{k+1} mean, where c is what the later steps keep of a shift."""
-        kept = [math.prod(math.sqrt(1 - alpha) for alpha in ALPHAS[k + 1 :]) for k in range(len(ALPHAS))]
+        kept = [math.prod(math.sqrt(1 - alpha) for alpha in self.alphas[k + 1 :]) for k in range(len(self.alphas))]
 
         def control(t: Tensor, y_BD: Tensor) -> Tensor:
-            k = round(float(t) * len(ALPHAS))
-            rate = 1.0 - math.sqrt(1.0 - ALPHAS[k])
-            return (ALPHAS[k] * kept[k] / (2 * self.width**2 * rate) * target.mean_D).expand_as(y_BD)
+            k = round(float(t) * len(self.alphas))
+            rate = 1.0 - math.sqrt(1.0 - self.alphas[k])
+            return (self.alphas[k] * kept[k] / (2 * self.width**2 * rate) * target.mean_D).expand_as(y_BD)
 
         return control
 
     def objective(self, target: ShiftedGaussian) -> Objective:
-        return DenoisingDiffusion(target=target, sigma=self.width, alphas=ALPHAS)
+        return DenoisingDiffusion(target=target, sigma=self.width, alphas=self.alphas)
 
     def test_the_optimal_control_leaves_only_what_the_start_still_weighs(self, target: ShiftedGaussian) -> None:
         """log w = log Z + c mean . y_0 / sigma^2 - |c mean|^2 / (2 sigma^2), c = what all steps keep of the start."""
         path = self.path(self.optimal(target), 50, 1, target)
-        kept_D = math.prod(math.sqrt(1 - alpha) for alpha in ALPHAS) * target.mean_D
+        kept_D = math.prod(math.sqrt(1 - alpha) for alpha in self.alphas) * target.mean_D
         y0_BD = self.width * target.space.project(normal(50, target.space.dim, seed=101))
         expected_B = LOG_Z + ((y0_BD * kept_D).sum(1) - 0.5 * kept_D.square().sum()) / self.width**2
         torch.testing.assert_close(path.log_weight_B, expected_B, rtol=0, atol=1e-12)
@@ -86,38 +96,18 @@ class TestShiftedGaussian(ControlledPathLaws):
         assert abs(share - 1) < 4 * (2 / (4000 * target.space.degrees_of_freedom)) ** 0.5
 
 
-class TestPlane(ObjectiveLaws):
+class TestShiftedGaussianByEuler(TestShiftedGaussian):
+    alphas = euler_steps(20, smallest=0.5, largest=7.0)
+
+
+class TestPlane(PlaneControlLaws):
     def make_objective(self) -> Objective:
-        return DenoisingDiffusion(target=gmm4(), sigma=1.3, alphas=cosine_squared(5, largest=0.3))
-
-    def make_flow(self) -> nn.Module:
-        return ControlledFlow(MLPField(2, hidden=8, layers=2))
-
-    def make_batch(self) -> Batch:
-        return Batch(x_BD=normal(6, 2))
+        return DenoisingDiffusion(target=gmm4(), sigma=1.3, alphas=cosine_squared(self.steps, largest=0.3))
 
 
-class TestParticles(ObjectiveLaws):
+class TestParticles(ParticleControlLaws):
     def make_objective(self) -> Objective:
         return DenoisingDiffusion(target=dw4(), sigma=2.0, alphas=cosine_squared(3, largest=0.3))
-
-    def make_flow(self) -> nn.Module:
-        return ControlledFlow(perturbed(EGNN(particles=4, spatial_dim=2, hidden=8, layers=2)))
-
-    def make_batch(self) -> Batch:
-        return Batch(x_BD=dw4().space.project(normal(6, 8)))
-
-
-def test_work_counts_every_step_and_one_energy_with_its_gradient() -> None:
-    flow = ControlledFlow(MLPField(2, hidden=4, layers=1).double())
-    found = gradient_of(TestPlane().make_objective(), flow, Batch(x_BD=normal(6, 2)), whole_batch(6, 1))
-    assert found.work == Work(
-        samples=6,
-        field_evaluations=2 * 5 * 6,
-        energy_evaluations=6,
-        force_evaluations=6,
-        declared_flops=2 * 6 * gmm4().energy_flops,
-    )
 
 
 def test_steps_shrink_towards_the_data_and_stay_positive() -> None:
@@ -125,6 +115,37 @@ def test_steps_shrink_towards_the_data_and_stay_positive() -> None:
     assert len(alphas) == 30
     assert all(0.3 >= first > second > 0.0 for first, second in pairwise(alphas))
     assert alphas[0] == pytest.approx(0.3, rel=1e-3)
+
+
+def test_euler_steps_are_the_rate_over_their_number() -> None:
+    alphas = euler_steps(100, smallest=0.5, largest=1.5)
+    assert alphas[0] == pytest.approx(0.015)
+    assert alphas[-1] == pytest.approx((0.5 + 0.01) / 100)
+    assert all(first > second for first, second in pairwise(alphas))
+    assert euler_steps(3, smallest=0.6, largest=0.6) == pytest.approx((0.2, 0.2, 0.2))
+
+
+@pytest.mark.parametrize("steps", [50, 200])
+def test_euler_steps_decay_as_the_process_does(steps: int) -> None:
+    """What is kept of the start tends to exp(-int beta / 2), with an error of order 1 / S, as Euler's does."""
+    kept = math.prod(math.sqrt(1 - alpha) for alpha in euler_steps(steps, smallest=0.5, largest=1.5))
+    literal = math.prod(1 - alpha / 2 for alpha in euler_steps(steps, smallest=0.5, largest=1.5))
+    assert steps * abs(kept - math.exp(-0.5)) < 0.5
+    assert steps * abs(kept - literal) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"steps": 0, "smallest": 0.5, "largest": 1.5}, "steps=0; write"),
+        ({"steps": 10, "smallest": 0.0, "largest": 1.5}, "got 0.0 and 1.5 for 10 steps; write"),
+        ({"steps": 10, "smallest": 2.0, "largest": 1.5}, "got 2.0 and 1.5"),
+        ({"steps": 10, "smallest": 0.5, "largest": 10.0}, "got 0.5 and 10.0"),
+    ],
+)
+def test_wrong_rates_are_told_with_what_to_write(arguments: dict[str, float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        euler_steps(**arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,11 @@ Shapes: B batch, D coordinates, S steps.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.contracts import Batch, Objective, Work, whole_batch
-from models.fields.egnn import EGNN
-from models.fields.mlp import MLPField
+from models.contracts import Batch, Objective, whole_batch
 from models.objectives.path_integral import Control, ControlledPath, PathIntegral, brownian_path
 from models.targets import dw4, gmm4
 from tests.laws.controlled_path_laws import (
@@ -22,18 +17,19 @@ from tests.laws.controlled_path_laws import (
     Constant,
     ControlledFlow,
     ControlledPathLaws,
+    ParticleControlLaws,
+    PlaneControlLaws,
     ShiftedGaussian,
+    golden_terms,
     normal,
 )
-from tests.laws.field_laws import perturbed
-from tests.laws.objective_laws import ObjectiveLaws, gradient_of
+from tests.laws.objective_laws import gradient_of
 
 STEPS = 20
 
 
 def test_golden_terms() -> None:
-    with np.load(Path(__file__).parents[1] / "golden" / "E_dem.npz") as file:
-        golden = {name[4:]: torch.tensor(file[name]) for name in file.files if name.startswith("pis")}
+    golden = golden_terms("pis_")
 
     def control(t: Tensor, x_BD: Tensor) -> Tensor:
         return 0.4 * torch.tanh(x_BD) + 0.2 * t
@@ -74,38 +70,14 @@ class TestShiftedGaussian(ControlledPathLaws):
         torch.testing.assert_close(found.gradients[0] / found.weight, expected_D, rtol=0, atol=1e-12)
 
 
-class TestPlane(ObjectiveLaws):
+class TestPlane(PlaneControlLaws):
     def make_objective(self) -> Objective:
-        return PathIntegral(target=gmm4(), sigma=1.3, steps=5)
-
-    def make_flow(self) -> nn.Module:
-        return ControlledFlow(MLPField(2, hidden=8, layers=2))
-
-    def make_batch(self) -> Batch:
-        return Batch(x_BD=normal(6, 2))
+        return PathIntegral(target=gmm4(), sigma=1.3, steps=self.steps)
 
 
-class TestParticles(ObjectiveLaws):
+class TestParticles(ParticleControlLaws):
     def make_objective(self) -> Objective:
         return PathIntegral(target=dw4(), sigma=2.0, steps=3)
-
-    def make_flow(self) -> nn.Module:
-        return ControlledFlow(perturbed(EGNN(particles=4, spatial_dim=2, hidden=8, layers=2)))
-
-    def make_batch(self) -> Batch:
-        return Batch(x_BD=dw4().space.project(normal(6, 8)))
-
-
-def test_work_counts_every_step_and_one_energy_with_its_gradient() -> None:
-    flow = ControlledFlow(MLPField(2, hidden=4, layers=1).double())
-    found = gradient_of(TestPlane().make_objective(), flow, Batch(x_BD=normal(6, 2)), whole_batch(6, 1))
-    assert found.work == Work(
-        samples=6,
-        field_evaluations=2 * 5 * 6,
-        energy_evaluations=6,
-        force_evaluations=6,
-        declared_flops=2 * 6 * gmm4().energy_flops,
-    )
 
 
 @pytest.mark.parametrize(("wrong", "words"), [({"sigma": 0.0}, "sigma=0.0; write"), ({"steps": 0}, "got 0; write")])
