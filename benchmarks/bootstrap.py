@@ -64,13 +64,14 @@ CASES = {
     ),
     "dw4": Case(
         target=dw4(),
-        std=2.2,
-        layers=8,
+        std=2.0,
+        layers=12,
         bins=8,
-        annealing=Annealing(bridges=1, leapfrog_steps=4, step_size=0.15),
-        batch=256,
-        steps_per_generation=16,
-        learning_rate=5e-3,
+        annealing=Annealing(bridges=8, leapfrog_steps=5, step_size=0.17),
+        batch=512,
+        steps_per_generation=32,
+        learning_rate=3e-3,
+        minimum=2048,
     ),
 }
 
