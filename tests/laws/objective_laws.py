@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ from models.contracts import Batch, GradientSum, Objective, Prepared, Random
 
 def rows(batch: Batch, start: int, stop: int) -> Batch:
     """One worker's part of a batch."""
-    force_BD = None if batch.force_BD is None else batch.force_BD[start:stop]
-    return Batch(x_BD=batch.x_BD[start:stop], force_BD=force_BD)
+    columns = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(batch, **{name: None if rows is None else rows[start:stop] for name, rows in columns.items()})
 
 
 def shared_random(size: int, start: int, stop: int) -> Random:
