@@ -16,7 +16,7 @@ from harness.split import PlannedCell
 from harness.worker import evaluation_key
 from models.estimators import Estimate
 
-ESTIMATES_VERSION = 1
+ESTIMATES_VERSION = 2
 """Raise this when an estimator changes its meaning, so that kept estimates are made anew from the records."""
 
 Split = Literal["validation", "test"]
@@ -79,12 +79,13 @@ class Judgement:
     def judged(self, planned: Sequence[PlannedCell]) -> list[Cell]:
         """The judged cells of one seed; what is not evaluated yet is left out.
 
-        The first planned cell is the untrained model: what is worse has diverged.
+        The first planned cell is the untrained model: what is worse has diverged (where the quality is known of both).
         """
         untrained, *_ = planned
         if not self.is_evaluated(untrained.segment):
             return []
-        worst = self.estimates(untrained.segment, "validation")[self.quality].value
+        before = self.estimates(untrained.segment, "validation").get(self.quality)
+        worst = math.inf if before is None else before.value
         return [self._cell(cell, worst) for cell in planned if self.is_evaluated(cell.segment)]
 
     def _cell(self, planned: PlannedCell, worst: float) -> Cell:
@@ -109,6 +110,8 @@ class Judgement:
 
 
 def has_diverged(estimates: Mapping[str, Estimate], quality: str, untrained: float) -> bool:
-    """Non-finite, or worse than the untrained model."""
+    """Non-finite, or worse than the untrained model. A model that the quality says nothing of has not diverged."""
+    if quality not in estimates:
+        return False
     value = estimates[quality].value
     return not math.isfinite(value) or value > untrained

@@ -317,6 +317,26 @@ class Objective(Protocol):
         """The gradient of the loss, summed over the prepared rows. Rows do not see each other."""
 
 
+@runtime_checkable
+class SelfReplaying(Protocol):
+    """What an Objective is besides, whose batches come from a buffer of rows that the model itself makes anew.
+
+    The buffer starts as the phase's data. Before step k, where k is a multiple of `every`, `rows` new ones go in.
+    """
+
+    @property
+    def capacity(self) -> int: ...
+
+    @property
+    def every(self) -> int: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    def generate(self, flow: Any, random: Random, like: Tensor) -> tuple[Tensor, Work]:
+        """This worker's share (B, D) of `random`'s rows, in the dtype and on the device of `like`."""
+
+
 def parameter_gradients(loss: Tensor, parameters: list[torch.nn.Parameter]) -> tuple[Tensor, ...]:
     """Gradients of a scalar loss, zeros for parameters that it does not reach (an EGNN has some)."""
     grads = torch.autograd.grad(loss, parameters, allow_unused=True)
