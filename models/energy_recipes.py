@@ -19,7 +19,7 @@ class EnergyRecipe:
         sigma_min, sigma_max: of the geometric noise schedule. samples: K. clip: of the regression target, of every
             particle or of the row. weighting, variance_offset: of the loss over noise times.
         network: the system's own field, or sinusoids of coordinates in units of `length`. hidden, layers: of it, None
-            for those of the system.
+            for those of the system. scaled: width of the data, where score networks see rows in units of their width.
         capacity, inner_steps, generated: of the replay buffer, which `initial_rows` from `initial` begin.
         sde_steps, noise_scale, climb_steps: of the reverse process that refills it.
         control_*: of both path samplers. pis_*: path integral. dds_*: denoising diffusion; `dds_largest` is the share
@@ -40,6 +40,7 @@ class EnergyRecipe:
     variance_offset: float | None = None
     network: NetworkName = "field"
     length: float = 1.0
+    scaled: float | None = None
     hidden: int | None = None
     layers: int | None = None
     batch: int = 512
@@ -62,10 +63,13 @@ class EnergyRecipe:
 GMM4 = EnergyRecipe(
     sigma_min=0.01,
     sigma_max=3.0,
-    samples=100,
+    samples=500,
     clip=20.0,
     clip_of="row",
     learning_rate=1e-3,
+    weighting="variance",
+    variance_offset=0.1,
+    scaled=1.2,
     pis_sigma=1.0,
     pis_learning_rate=5e-3,
     dds_sigma=1.5,

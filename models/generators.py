@@ -14,6 +14,7 @@ from torch import nn
 
 from models.contracts import Field, Space, Target
 from models.controlled import ControlledSampler, Process
+from models.fields.scaled_score import ScaledScore
 from models.fields.sinusoidal import SinusoidalField
 from models.flows.continuous import ContinuousFlow
 from models.flows.diffusion import ProbabilityFlow, noise_prior
@@ -73,7 +74,7 @@ def model_for(model: Settings, target: Target, sizes: Sizes) -> nn.Module:
         return ContinuousFlow(prior=prior, field=field_for(space, hidden=sizes.hidden, layers=sizes.layers))
     if kind == "probability_flow":
         schedule = schedule_of(model["schedule"])
-        field = ProbabilityFlow(score=score_for(model["network"], space, sizes), schedule=schedule)
+        field = ProbabilityFlow(score=score_for(model["network"], space, schedule, sizes), schedule=schedule)
         return ContinuousFlow(prior=noise_prior(space, schedule), field=field)
     if kind in CONTROLLED:
         control = control_for(model["network"], target, sizes)
@@ -83,9 +84,12 @@ def model_for(model: Settings, target: Target, sizes: Sizes) -> nn.Module:
     )
 
 
-def score_for(network: Settings, space: Space, sizes: Sizes) -> Field:
-    """An untrained score network s(tau, x)."""
-    return network_for(network, space, sizes, output_scale=1.0 / network.get("length", 1.0))
+def score_for(network: Settings, space: Space, schedule: Schedule, sizes: Sizes) -> Field:
+    """An untrained score network s(tau, x); with "scaled", in units of the noised rows' own width."""
+    if "scaled" not in network:
+        return network_for(network, space, sizes, output_scale=1.0 / network.get("length", 1.0))
+    field = network_for({**network, "length": 1.0}, space, sizes, output_scale=1.0)
+    return ScaledScore(network=field, schedule=schedule, length=network["scaled"])
 
 
 def control_for(network: Settings, target: Target, sizes: Sizes) -> Field:

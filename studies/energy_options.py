@@ -44,6 +44,8 @@ class EnergyOptions(FlowOptions):
     """Hidden size of score networks and controls (default: that of the field)."""
     score_layers: int | None = None
     """Layers of score networks and controls."""
+    score_scaled: float | None = None
+    """Width of the data, by which score networks see noised rows in units of their own width; 0 for plain networks."""
     buffer_capacity: int | None = None
     """Most rows of idem's replay buffer."""
     buffer_start: BufferStart | None = None
@@ -98,7 +100,7 @@ class EnergyOptions(FlowOptions):
                 "sigma_min": given(self.noise_min, recipe.sigma_min),
                 "sigma_max": given(self.noise_max, recipe.sigma_max),
             },
-            "network": self.network(),
+            "network": self.score_network(),
             "samples": given(self.dem_samples, recipe.samples),
             "clip": {"norm": given(self.dem_clip, recipe.clip), "of": recipe.clip_of},
             "weighting": recipe.weighting,
@@ -147,6 +149,10 @@ class EnergyOptions(FlowOptions):
         sizes = {"hidden": given(self.score_hidden, recipe.hidden), "layers": given(self.score_layers, recipe.layers)}
         scale = {"length": recipe.length} if recipe.network == "sinusoidal" else {}
         return {"kind": recipe.network, **scale, **{name: n for name, n in sizes.items() if n is not None}}
+
+    def score_network(self) -> dict[str, Any]:
+        scaled = given(self.score_scaled, self.energy_recipe().scaled)
+        return {**self.network(), "scaled": scaled} if scaled else self.network()
 
     def path_integral(self) -> Phase:
         recipe = self.energy_recipe()
