@@ -121,7 +121,8 @@ def test_forty_gaussians_are_learnt_as_in_units_of_fifty() -> None:
     for each, model in ((wide, flow), (narrow, small)):
         found.append(each.gradient(model, each.prepare(model.prior, batch, whole_batch(40, 1))))  # type: ignore[arg-type]
     torch.testing.assert_close(found[0].loss_sum, found[1].loss_sum, rtol=1e-6, atol=0)
-    torch.testing.assert_close(flat(found[0].gradients), flat(found[1].gradients), rtol=1e-5, atol=1e-9)
+    one, other = (flat(each.gradients) for each in found)
+    assert float((one - other).norm() / other.norm()) < 1e-5  # clipping adds 1e-6 to norms of either unit
 
 
 def test_unknown_models_networks_and_schedules_are_told() -> None:
