@@ -19,7 +19,7 @@ from harness.plan import Branch, Optimiser, Phase
 from models.contracts import Batch
 from models.flows.continuous import ContinuousFlow
 from models.flows.prior import GaussianPrior
-from models.problem import objective_of
+from models.objective_settings import objective_of
 from models.systems import field_for, system_of
 
 PHASES: dict[str, tuple[dict[str, Any], int]] = {

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from harness.budget import Cost, StepPrice
 from harness.collective import Collective
+from harness.generation_price import cost_of, refill_cost, with_refill, without_refills
 from harness.identity import plain
 from harness.loop import Trainer, TrainState
+from harness.matrix_products import MatrixProductCounter
 from harness.memory import held_bytes, peak_of
 from harness.microbatch import state_tensors, within_memory
 from harness.plan import Phase
@@ -56,12 +56,14 @@ def price_key(
 def measure_price(trainer: Trainer, flow: torch.nn.Module, *, memory_cap_bytes: float | None = None) -> StepPrice:
     """Train a throw-away copy for a few steps: seconds are the median after warm-up, operations are counted once.
 
+    Where the model refills a replay buffer, one refill is timed by itself and shared over the steps between two.
     Under a memory cap the price is that of the largest micro-batch that stays within it; see `within_memory`.
     """
     if memory_cap_bytes is not None:
         trainer = within_memory(trainer, flow, memory_cap_bytes)
-    phase, collective = trainer.branch.phase, trainer.collective
+    phase, collective, renewal = trainer.branch.phase, trainer.collective, trainer.renewal
     state = TrainState.start(flow, phase)
+    trainer = without_refills(trainer)
     with closing(trainer.steps(state, to=sys.maxsize)) as steps:
         warm_up = [timed_step(steps) for _ in range(WARM_UP_STEPS)]
         count = int(np.clip(TIMED_SECONDS / max(warm_up[-1], 1e-9), *TIMED_STEPS))
@@ -70,6 +72,10 @@ def measure_price(trainer: Trainer, flow: torch.nn.Module, *, memory_cap_bytes: 
     median, low, high = np.quantile(collective.broadcast(seconds), [0.5, 0.25, 0.75]) * collective.workers
     total = collective.broadcast(sum_costs(collective, counted))
     per_step = Cost(**{**asdict(total), "steps": 1, "device_seconds": float(median)})
+    if renewal is not None:
+        refill = collective.broadcast(sum_costs(collective, refill_cost(trainer, state)))
+        per_step = with_refill(per_step, refill, renewal.every)
+        low, high = (quartile + refill.device_seconds / renewal.every for quartile in (low, high))
     return StepPrice(
         phase=phase.price_fingerprint,
         device=device_kind(),
@@ -80,24 +86,6 @@ def measure_price(trainer: Trainer, flow: torch.nn.Module, *, memory_cap_bytes: 
         device_seconds_hi=float(high),
         microbatch=trainer.microbatch,
     )
-
-
-class MatrixProductCounter(TorchDispatchMode):
-    """Counts the operations of matrix products, forward and backward, by torch's own formulas.
-
-    torch's FlopCounterMode does the same, but its module tracker refuses `autograd.grad` with respect to leaves.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 def timed_step(steps: Iterator[Work]) -> float:
@@ -118,14 +106,7 @@ def counted_step(trainer: Trainer, state: TrainState) -> Cost:
     held = held_bytes(state_tensors(state))
     with MatrixProductCounter() as counter:
         work, made = peak_of(lambda: trainer.step(state), next(state.flow.parameters()).device)
-    return Cost(
-        samples=work.samples,
-        field_evaluations=work.field_evaluations,
-        energy_evaluations=work.energy_evaluations,
-        force_evaluations=work.force_evaluations,
-        flops=float(counter.flops + work.declared_flops),
-        peak_memory_bytes=held + made,
-    )
+    return cost_of(work, flops=counter.flops, peak_bytes=held + made)
 
 
 def sum_costs(collective: Collective, mine: Cost) -> Cost | None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.identity import content_hash
+from harness.identity import content_hash, plain
 from harness.plan import Branch, Segment
 from harness.trial import Event
 
@@ -129,6 +129,7 @@ class Store:
             {
                 "branch": segment.branch.hash,
                 "parent": segment.branch.parent,
+                "phase": plain(segment.branch.phase),
                 "steps": segment.steps,
                 "state": state,
                 "checksum": checksum,
@@ -170,6 +171,18 @@ class Store:
 
     def forget_evaluation(self, segment_hash: str, evaluation: str) -> None:
         self._evaluation_path(segment_hash, evaluation).unlink(missing_ok=True)
+
+    # rows made for a phase
+
+    def _made_data_path(self, key: str) -> Path:
+        return self.folder / "made_data" / f"{key}.json"
+
+    def made_data(self, key: str) -> dict[str, Any] | None:
+        """The name of the object that holds made rows, and what making them cost; None if they are not made."""
+        return read_json(self._made_data_path(key))
+
+    def save_made_data(self, key: str, value: Mapping[str, Any]) -> None:
+        write_json(self._made_data_path(key), dict(value))
 
     # partial checkpoints
 

@@ -24,6 +24,24 @@ class Collective(Protocol):
         """Rank 0's value, everywhere."""
 
 
+def share(size: int, rank: int, workers: int) -> tuple[int, int]:
+    """The rows [start, stop) of a global batch that belong to one rank; sizes differ by one at most."""
+    return size * rank // workers, size * (rank + 1) // workers
+
+
+def joined(mine_BD: torch.Tensor, size: int, collective: Collective) -> torch.Tensor:
+    """The shares of all ranks in their order, (size, D), the same bits everywhere.
+
+    One all-reduce of rows that are zero where others have theirs: adding zeros is exact, and what an all-reduce gives
+    is what keeps the weights of all ranks alike.
+    """
+    start, stop = share(size, collective.rank, collective.workers)
+    whole_BD = mine_BD.new_zeros(size, mine_BD.shape[1])
+    whole_BD[start:stop] = mine_BD
+    collective.sum_(whole_BD)
+    return whole_BD
+
+
 class Alone:
     """One worker: nothing to exchange."""
 

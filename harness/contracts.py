@@ -9,21 +9,57 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from harness.identity import Settings
 from harness.trial import Event, TrialResult, TrialSpec
-from models.contracts import Batch, Objective
+from models.contracts import Batch, Objective, Prepared, Random, Work
 from models.estimators import Estimate
 
 Records = Mapping[str, np.ndarray]
 """Per-sample records: every array has one row a sample; keys read "<set>/<quantity>", ids under "<set>/sample_id"."""
 
 
-class Problem(Protocol):
-    """What a study trains and how it is judged; built on every worker from plain settings."""
+class Sampling(Protocol):
+    """Rows that a phase trains on and that are made before its first step."""
 
-    def flow(self, seed: int) -> torch.nn.Module:
-        """The untrained flow, the same bits for the same seed."""
+    @property
+    def settings(self) -> Settings:
+        """What decides the rows, beside the parent."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def from_parent(self) -> bool:
+        """Whether the model of the phase's parent draws them."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether they are dear enough to be made once and kept; else every worker makes all of them."""
+
+    def draw(self, flow: Any | None, random: Random) -> Prepared:
+        """This worker's rows with the work that they took. Args: flow: the parent's model where it is asked for."""
+
+    def finish(self, drawn: Mapping[str, Tensor], *, seed: int) -> tuple[Batch, Work]:
+        """The rows of all workers as training data: resampled, with forces, whatever was asked for."""
+
+
+class Problem(Protocol):
+    """What a study trains and how it is judged; built on every worker from plain settings.
+
+    The settings of a phase's objective decide which model it trains and on which rows. Where they are None, or say
+    nothing of it, that is the problem's own model and the seed's training set.
+    """
+
+    def model(self, objective: Settings | None) -> Settings:
+        """What tells a phase's model from others: a child with its parent's model goes on with its parent's weights."""
+
+    def flow(self, seed: int, objective: Settings | None = None) -> torch.nn.Module:
+        """A phase's untrained model, the same bits for the same seed. It has a `prior`."""
+
+    def sampling(self, objective: Settings) -> Sampling | None:
+        """How a phase's rows are made; None where it trains on the training set."""
 
     def objective(self, settings: Settings) -> Objective: ...
 

@@ -16,7 +16,7 @@ from harness.split import PlannedCell
 from harness.worker import evaluation_key
 from models.estimators import Estimate
 
-ESTIMATES_VERSION = 1
+ESTIMATES_VERSION = 2
 """Raise this when an estimator changes its meaning, so that kept estimates are made anew from the records."""
 
 Split = Literal["validation", "test"]
@@ -79,19 +79,20 @@ class Judgement:
     def judged(self, planned: Sequence[PlannedCell]) -> list[Cell]:
         """The judged cells of one seed; what is not evaluated yet is left out.
 
-        The first planned cell is the untrained model: what is worse has diverged.
+        What is worse than the untrained model has diverged, where that is the first planned cell (a plan may leave it
+        out) and the quality is known of both.
         """
-        untrained, *_ = planned
-        if not self.is_evaluated(untrained.segment):
+        first, *_ = planned
+        if not self.is_evaluated(first.segment):
             return []
-        worst = self.estimates(untrained.segment, "validation")[self.quality].value
+        before = self.estimates(first.segment, "validation").get(self.quality) if is_untrained(first) else None
+        worst = math.inf if before is None else before.value
         return [self._cell(cell, worst) for cell in planned if self.is_evaluated(cell.segment)]
 
     def _cell(self, planned: PlannedCell, worst: float) -> Cell:
         validation = self.estimates(planned.segment, "validation")
         test = self.estimates(planned.segment, "test")
         known = self.store.evaluation(planned.segment, self.evaluation) or {}
-        untrained = planned.fork_steps == 0 and planned.tail_steps == 0
         return Cell(
             seed=planned.seed,
             fork_steps=planned.fork_steps,
@@ -101,14 +102,20 @@ class Judgement:
             tail_cost=planned.tail_cost,
             validation=validation,
             test=test,
-            diverged=not untrained and has_diverged(validation, self.quality, worst),
+            diverged=not is_untrained(planned) and has_diverged(validation, self.quality, worst),
             segment=planned.segment,
             timestamp=known.get("timestamp", 0.0),
             evaluation_device_seconds=known.get("device_seconds", 0.0),
         )
 
 
+def is_untrained(planned: PlannedCell) -> bool:
+    return planned.fork_steps == 0 and planned.tail_steps == 0
+
+
 def has_diverged(estimates: Mapping[str, Estimate], quality: str, untrained: float) -> bool:
-    """Non-finite, or worse than the untrained model."""
+    """Non-finite, or worse than the untrained model. A model that the quality says nothing of has not diverged."""
+    if quality not in estimates:
+        return False
     value = estimates[quality].value
     return not math.isfinite(value) or value > untrained

@@ -12,6 +12,7 @@ from harness.checkpoint import Store
 from harness.collective import Alone
 from harness.contracts import Problem
 from harness.loop import Trainer
+from harness.phase_data import PhaseData
 from harness.plan import Branch, Phase
 from harness.session import Setting
 from harness.split import Prices
@@ -36,12 +37,13 @@ def known_prices(setting: Setting, phases: Sequence[Phase], store: Store) -> tup
     if all(value is not None for value in found.values()):
         return Prices(by_phase={name: price_from_plain(value) for name, value in found.items() if value}), False
     problem, seed = problem_of(setting, store), setting.seeds[0]
-    data = problem.training_data(seed)
+    data = PhaseData(problem, store, Alone(), torch.device("cpu"))
     torch.set_num_threads(placement.threads)
     by_phase = {}
     for phase in phases:
         if phase.price_fingerprint not in by_phase:
             branch = Branch(parent=setting.root(seed), phase=phase, seed=seed)
-            trainer = Trainer.of(branch, problem.objective(phase.objective), data, Alone())
-            by_phase[phase.price_fingerprint] = measure_price(trainer, problem.flow(seed), memory_cap_bytes=cap)
+            rows, flow = data.stand_in(phase, seed), problem.flow(seed, phase.objective)
+            trainer = Trainer.of(branch, problem.objective(phase.objective), rows, Alone())
+            by_phase[phase.price_fingerprint] = measure_price(trainer, flow, memory_cap_bytes=cap)
     return Prices(by_phase=by_phase), True

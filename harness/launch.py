@@ -104,7 +104,7 @@ def check_output(output: Path) -> None:
 
 
 def check_problem(setting: Setting, phases: Sequence[Phase], output: Path) -> None:
-    """Make every objective, the model, and (or read) reference samples and training data: what is cheap comes first.
+    """Make every objective and model, and (or read) training data where a phase wants them: what is cheap comes first.
 
     Raises:
         ValueError: for settings of which one of these cannot be made, or a batch that leaves workers without a sample.
@@ -117,8 +117,10 @@ def check_problem(setting: Setting, phases: Sequence[Phase], output: Path) -> No
                 f"a batch must hold a sample for each worker, got a batch of {phase.batch} of {phase.name} for "
                 f"{setting.placement.workers} workers; write a larger batch, or fewer --workers"
             )
-    problem.flow(setting.seeds[0])
-    problem.training_data(setting.seeds[0])
+    for phase in phases:
+        problem.flow(setting.seeds[0], phase.objective)
+    if any(problem.sampling(phase.objective) is None for phase in phases):
+        problem.training_data(setting.seeds[0])
 
 
 def check_machine(placement: Placement, options: StudyOptions) -> None:

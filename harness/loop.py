@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from harness.captured import CapturedGradient
-from harness.collective import Collective
+from harness.collective import Collective, share
 from harness.identity import derived_seed
 from harness.plan import Branch, Phase, geometric_grid
 from harness.prefetch import prefetched
+from harness.renewal import Renewal
+from harness.replay import ReplayBuffer
 from harness.trial import Event
 from models.contracts import Batch, GradientSum, Objective, Prepared, Random, Recordable, Work
 
@@ -40,7 +42,7 @@ class Tally:
 
 @dataclass
 class TrainState:
-    """The one mutable thing of a worker: weights, optimiser, average, and how many steps are done.
+    """The one mutable thing of a worker: weights, optimiser, average, replay buffer, and how many steps are done.
 
     `recorded` is the gradient as a graph of the GPU, where there is one; no part of a checkpoint.
     """
@@ -50,6 +52,7 @@ class TrainState:
     average: list[Tensor] | None
     step: int = 0
     tally: Tally = field(default_factory=Tally)
+    buffer: ReplayBuffer | None = None
     recorded: CapturedGradient | None = None
 
     @staticmethod
@@ -71,6 +74,7 @@ class TrainState:
             "optimiser": copy.deepcopy(self.optimiser.state_dict()),
             "step": self.step,
             "tally": dict(vars(self.tally)),
+            **({} if self.buffer is None else {"buffer": self.buffer.state_dict()}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -78,6 +82,10 @@ class TrainState:
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.step = state["step"]
         self.tally = Tally(**state["tally"])
+        self.buffer = None
+        if "buffer" in state:
+            x_BD = state["buffer"]["x"].to(next(self.flow.parameters()).device)
+            self.buffer = ReplayBuffer.from_state({**state["buffer"], "x": x_BD})
         if self.average is not None:
             for mine, saved in zip(self.average, state["average"], strict=True):
                 mine.copy_(saved)
@@ -115,17 +123,13 @@ def on_host(data: Batch) -> Batch:
     return Batch(x_BD=data.x_BD.cpu(), force_BD=None if data.force_BD is None else data.force_BD.cpu())
 
 
-def share(size: int, rank: int, workers: int) -> tuple[int, int]:
-    """The rows [start, stop) of a global batch that belong to one rank; sizes differ by one at most."""
-    return size * rank // workers, size * (rank + 1) // workers
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """Everything that a branch's steps need besides the state.
 
     Attributes:
         microbatch: most rows of one gradient call; their sums are added in order. None: all local rows in one call.
+        renewal: of the replay buffer that batches are drawn from; None where they are rows of the data.
     """
 
     branch: Branch
@@ -135,6 +139,7 @@ class Trainer:
     collective: Collective
     seed: int
     microbatch: int | None = None
+    renewal: Renewal | None = None
 
     @staticmethod
     def of(
@@ -145,6 +150,12 @@ class Trainer:
         if microbatch is not None and microbatch < 1:
             raise ValueError(f"a micro-batch holds at least one row, got {microbatch}; write for example 64, or None")
         seed = derived_seed(branch.hash, branch.seed)
+        renewal = Renewal.of(objective, collective, seed)
+        if renewal is not None and objective.prepares_ahead:
+            raise ValueError(
+                "batches of a replay buffer wait for its refill, got an objective that prepares ahead; "
+                "write prepares_ahead = False"
+            )
         return Trainer(
             branch=branch,
             objective=objective,
@@ -153,20 +164,35 @@ class Trainer:
             collective=collective,
             seed=seed,
             microbatch=microbatch,
+            renewal=renewal,
         )
 
-    def prepare(self, prior: Any, step: int) -> Prepared:
-        """This worker's rows of a step, made by a function of the step's number alone."""
+    def renew(self, state: TrainState) -> Work:
+        """Bring the replay buffer up to the state's step, where there is one; this worker's work."""
+        if self.renewal is None:
+            return Work()
+        if state.buffer is None:
+            state.buffer = self.renewal.begin(self.data)
+        if not self.renewal.is_due(state.step):
+            return Work()
+        state.buffer, work = self.renewal.refilled(state.buffer, state.flow, state.step)
+        return work
+
+    def prepare(self, prior: Any, step: int, buffer: ReplayBuffer | None = None) -> Prepared:
+        """This worker's rows of a step, made by a function of the step's number (and of the buffer) alone."""
         size = self.branch.phase.batch
         mine = share(size, self.collective.rank, self.collective.workers)
         if not self.objective.prepares_globally:
-            return self.objective.prepare(prior, *self._drawn(step, *mine))
-        return self.objective.prepare(prior, *self._drawn(step, 0, size)).rows(*mine)
+            return self.objective.prepare(prior, *self._drawn(step, *mine, buffer))
+        return self.objective.prepare(prior, *self._drawn(step, 0, size, buffer)).rows(*mine)
 
-    def _drawn(self, step: int, start: int, stop: int) -> tuple[Batch, Random]:
+    def _drawn(self, step: int, start: int, stop: int, buffer: ReplayBuffer | None) -> tuple[Batch, Random]:
         """Data and randomness of rows [start, stop) of a step's global batch."""
-        rows, forces = self.order.rows_of(step)[start:stop], self.data.force_BD
-        batch = Batch(x_BD=self.data.x_BD[rows], force_BD=None if forces is None else forces[rows])
+        if buffer is not None:
+            batch = Batch(x_BD=buffer.x_BD[buffer.rows(stop, draw=step)[start:]])
+        else:
+            rows, forces = self.order.rows_of(step)[start:stop], self.data.force_BD
+            batch = Batch(x_BD=self.data.x_BD[rows], force_BD=None if forces is None else forces[rows])
         generator = torch.Generator().manual_seed(derived_seed("noise", self.seed, step))
         return batch, Random(generator=generator, global_size=self.branch.phase.batch, start=start, stop=stop)
 
@@ -175,7 +201,7 @@ class Trainer:
         prior = state.flow.prior
 
         def make(step: int) -> Prepared:
-            return self.prepare(prior, step)
+            return self.prepare(prior, step, state.buffer)
 
         return prefetched(make, start=state.step, stop=to) if self.objective.prepares_ahead else nullcontext(make)
 
@@ -183,20 +209,26 @@ class Trainer:
         """The steps up to `to`, one after another, each with its work."""
         with self.preparing(state, to=to) as prepared_at:
             while state.step < to:
-                yield self.step(state, prepared_at(state.step))
+                generated = self.renew(state)
+                yield generated + self.step(state, prepared_at(state.step))
 
     def step(self, state: TrainState, prepared: Prepared | None = None) -> Work:
         """One optimiser step: local gradient sums, one flat all-reduce, clip, Adam. Returns this worker's work.
 
-        `prepared` is what `prepare` makes of the state's step; made here where it is not given.
+        `prepared` is what `prepare` makes of the state's step; made here, after a refill where one is due, where it is
+        not given.
         """
-        local = self._gradient(state, self.prepare(state.flow.prior, state.step) if prepared is None else prepared)
+        generated = Work()
+        if prepared is None:
+            generated = self.renew(state)
+            prepared = self.prepare(state.flow.prior, state.step, state.buffer)
+        local = self._gradient(state, prepared)
         flat = flatten_gradients(local.gradients, local.loss_sum, local.weight)
         self.collective.sum_(flat)
         loss, norm = self._apply(state, flat)
         state.step += 1
         count_step(state.tally, loss, norm)
-        return local.work
+        return generated + local.work
 
     def _gradient(self, state: TrainState, prepared: Prepared) -> GradientSum:
         device = next(state.flow.parameters()).device

@@ -61,9 +61,10 @@ def tried_peak(trainer: Trainer, flow: torch.nn.Module) -> float:
     state = warm_state(copy.deepcopy(flow), trainer.branch.phase)
 
     def step() -> None:
-        prepared = trainer.prepare(state.flow.prior, state.step)
+        prepared = trainer.prepare(state.flow.prior, state.step, state.buffer)
         trainer.step(state, prepared if trainer.microbatch is None else prepared.rows(0, 3 * trainer.microbatch))
 
+    trainer.renew(state)
     trainer.order.rows_of(state.step)  # an epoch's order is made once and then kept: no part of a step
     held = held_bytes(state_tensors(state))
     try:
@@ -84,7 +85,7 @@ def warm_state(flow: torch.nn.Module, phase: Phase) -> TrainState:
 
 
 def state_tensors(state: TrainState) -> Iterator[torch.Tensor]:
-    """What a worker holds between steps: weights, gradients, the optimiser's moments, the average."""
+    """What a worker holds between steps: weights, gradients, the optimiser's moments, the average, the buffer."""
     yield from state.flow.buffers()
     for parameter in state.flow.parameters():
         yield parameter.detach()
@@ -93,3 +94,5 @@ def state_tensors(state: TrainState) -> Iterator[torch.Tensor]:
     for moments in state.optimiser.state.values():
         yield from (value for value in moments.values() if isinstance(value, torch.Tensor))
     yield from state.average or []
+    if state.buffer is not None:
+        yield state.buffer.x_BD

@@ -83,7 +83,7 @@ def evaluation_seconds(study: PlanComparison, store: Store) -> float:
     """Device-seconds of one evaluation of the untrained model, from a share of it that is timed here."""
     setting = study.setting
     problem = problem_of(setting, store)
-    flow = problem.flow(setting.seeds[0])
+    flow = problem.flow(setting.seeds[0], study.phases[0].objective)
     start = time.perf_counter()
     problem.evaluate(flow, rank=0, workers=SHARES)
     return SHARES * (time.perf_counter() - start)

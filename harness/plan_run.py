@@ -12,6 +12,8 @@ from harness.answers.surface import Cell
 from harness.budget import Cost, Currency
 from harness.checkpoint import DamagedObject
 from harness.contracts import Recorder, Records, Runner
+from harness.kept_models import kept_flow
+from harness.phase_data import making_cost
 from harness.plan import Branch, BranchWork, Phase, Plan, Segment, Stop
 from harness.plan_study import PlanComparison, PlanStudy
 from harness.progress import Progress
@@ -20,7 +22,6 @@ from harness.session import Session, StudyFailed
 from harness.split import PlannedCell, Prices
 from harness.trial import TrialSpec
 from harness.until import Plateau
-from harness.worker import judged_weights
 
 MOST_STEPS = 2**62
 
@@ -85,19 +86,10 @@ class PlanStudyRun:
         Raises:
             StudyFailed: where it is not finished, or its checkpoint cannot be read (it is then forgotten).
         """
-        store, flow = self.session.store, self.session.problem.flow(seed)
-        known = store.segment(segment)
-        if known is None:
-            raise StudyFailed(
-                f"a model must be trained before it is used, got {segment} unfinished; run the same command again"
-            )
         try:
-            saved = store.get_state(known["state"])
+            return kept_flow(self.session.problem, self.session.store, segment, seed)
         except DamagedObject as error:
-            store.forget_segment(segment)
             raise StudyFailed(str(error)) from error
-        flow.load_state_dict(judged_weights(saved, list(dict(flow.named_parameters()))))
-        return flow
 
     def records(self, cell: Cell) -> Records:
         """The per-sample records of a judged cell.
@@ -193,12 +185,16 @@ class PlanTrack:
         return [work for work in self.works(seed) if self.session.is_missing(work)]
 
     def planned(self, seed: int) -> list[PlannedCell]:
-        """What is judged: the untrained model, then the end of every stage, each with its as-if cost."""
+        """What is judged: the untrained model, then the end of every stage, each with its as-if cost.
+
+        Rows that a stage made before its first step are charged to it, beside the steps that its budget paid.
+        """
         prices, ends = self.prices(), self.ends(seed)
         cells = [planned_cell(seed, ends[0].branch.at(0), 0, Cost(), Cost())]
         steps, spent = 0, Cost()
         for end in ends:
-            cost = prices.cost(end.branch.phase, end.steps)
+            made = making_cost(self.session.problem, self.session.store, end.branch)
+            cost = prices.cost(end.branch.phase, end.steps) + made
             cells.append(planned_cell(seed, end, steps, spent, cost))
             steps, spent = steps + end.steps, spent + cost
         return cells[self.study.first_judged :]

@@ -21,10 +21,11 @@ from harness.collective import Collective
 from harness.contracts import Problem
 from harness.evaluate import gather_records
 from harness.identity import content_hash
+from harness.kept_models import finished, kept_flow, trained_objective
 from harness.loop import Trainer, TrainState, train
+from harness.phase_data import PhaseData
 from harness.plan import Branch, BranchWork, Phase, Segment, Stop, root_hash
 from harness.trial import Event, TrialSpec
-from models.contracts import Batch
 
 
 def run_trial(spec: TrialSpec, collective: Collective) -> Iterator[Event]:
@@ -65,15 +66,7 @@ class Worker:
         self.device = torch.device("cuda" if spec.placement.gpus_per_worker > 0 else "cpu")
         self.evaluation = evaluation_key(spec.problem)
         self.pending: list[Event] = []
-        self._data: dict[int, Batch] = {}
-
-    def data(self, seed: int) -> Batch:
-        """The training set of a seed, on the device; loaded when first needed."""
-        if seed not in self._data:
-            data = self.problem.training_data(seed)
-            forces = None if data.force_BD is None else data.force_BD.to(self.device)
-            self._data[seed] = Batch(x_BD=data.x_BD.to(self.device), force_BD=forces)
-        return self._data[seed]
+        self.data = PhaseData(self.problem, self.store, collective, self.device)
 
     def root(self, seed: int) -> str:
         return root_hash(self.spec.problem["system"], seed)
@@ -89,10 +82,7 @@ class Worker:
     def trainer(self, branch: Branch) -> Trainer:
         objective = self.problem.objective(branch.phase.objective)
         microbatch = None if self.spec.memory_cap_bytes is None else self.price(branch.phase)["microbatch"]
-        return Trainer.of(branch, objective, self.data(branch.seed), self.collective, microbatch=microbatch)
-
-    def fresh_flow(self, seed: int) -> torch.nn.Module:
-        return self.problem.flow(seed).to(self.device)
+        return Trainer.of(branch, objective, self.data.of(branch), self.collective, microbatch=microbatch)
 
     # prices
 
@@ -104,8 +94,9 @@ class Worker:
         if known is None:
             branch = Branch(parent=self.root(spec.seed), phase=phase, seed=spec.seed)
             objective = self.problem.objective(phase.objective)
-            trainer = Trainer.of(branch, objective, self.data(spec.seed), self.collective)
-            known = asdict(measure_price(trainer, self.fresh_flow(spec.seed), memory_cap_bytes=cap))
+            trainer = Trainer.of(branch, objective, self.data.stand_in(phase, spec.seed), self.collective)
+            flow = self.problem.flow(spec.seed, phase.objective).to(self.device)
+            known = asdict(measure_price(trainer, flow, memory_cap_bytes=cap))
             if self.collective.rank == 0:
                 self.store.save_price(key, known)
         return known
@@ -169,7 +160,8 @@ class Worker:
             self.store.save_latest(branch, steps=state.step, state=name, events=self.pending)
 
     def _keep(self, segment: Segment, state: TrainState) -> Event:
-        mark = checksum(dict(state.flow.state_dict()))
+        rows = {} if state.buffer is None else {"replay buffer": state.buffer.x_BD}
+        mark = checksum({**state.flow.state_dict(), **rows})
         self._check_ranks_agree(mark, segment)
         if self.collective.rank == 0:
             name = self.store.put_state(state.state_dict())
@@ -220,32 +212,20 @@ class Worker:
         return None
 
     def _parent_flow(self, branch: Branch) -> torch.nn.Module:
-        flow = self.fresh_flow(branch.seed)
+        """The parent's model where the phase trains the same kind, else an untrained one."""
+        problem, objective = self.problem, branch.phase.objective
         if branch.parent != self.root(branch.seed):
-            flow.load_state_dict(self._judged_weights(branch.parent))
-        return flow
-
-    def _judged_weights(self, segment_hash: str) -> dict[str, torch.Tensor]:
-        segment = self.store.segment(segment_hash)
-        if segment is None:
-            raise DamagedObject(
-                f"segment {segment_hash} must be finished before its children start, but the store lacks it; "
-                "run the same command again"
-            )
-        try:
-            saved = self.store.get_state(segment["state"])
-        except DamagedObject:
-            self.store.forget_segment(segment_hash)
-            raise
-        return judged_weights(saved, list(dict(self.fresh_flow(self.spec.seed).named_parameters())))
+            parents = trained_objective(finished(self.store, branch.parent))
+            if problem.model(parents) == problem.model(objective):
+                return kept_flow(problem, self.store, branch.parent, branch.seed).to(self.device)
+        return problem.flow(branch.seed, objective).to(self.device)
 
     # evaluation
 
     def _evaluate(self, segment: Segment) -> Event:
         """Off the clock: per-sample records of all workers, kept as one object."""
         start = time.perf_counter()
-        flow = self.fresh_flow(segment.branch.seed)
-        flow.load_state_dict(self._judged_weights(segment.hash))
+        flow = kept_flow(self.problem, self.store, segment.hash, segment.branch.seed).to(self.device)
         records = gather_records(self.problem, flow, self.collective)
         seconds = (time.perf_counter() - start) * self.collective.workers
         if records is not None:
@@ -260,11 +240,3 @@ class Worker:
             values={"evaluation_device_seconds": seconds},
             notes={"segment": segment.hash},
         )
-
-
-def judged_weights(saved: dict[str, Any], parameter_names: list[str]) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint that are evaluated and forked: the average where there is one."""
-    weights = dict(saved["weights"])
-    if saved["average"] is not None:
-        weights.update(zip(parameter_names, saved["average"], strict=True))
-    return weights

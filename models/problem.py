@@ -18,19 +18,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.contracts import Batch, Objective, SampledTarget, Target, whole_batch
-from models.couplings import Coupling, EquivariantOptimalTransport, Independent, OptimalTransport
-from models.estimators import DataRecords, Estimate, ModelRecords, estimate_all, pair_distances
+from models.contracts import Batch, Objective, Random, SampledTarget, Target, whole_batch
+from models.controlled import ControlledSampler
+from models.estimators import (
+    DataRecords,
+    Estimate,
+    ModelRecords,
+    WeightedRecords,
+    estimate_all,
+    estimate_weighted,
+    modes_covered_estimate,
+    pair_distances,
+)
 from models.flows.continuous import ContinuousFlow
-from models.flows.prior import GaussianPrior
+from models.flows.diffusion import ProbabilityFlow
 from models.flows.solvers import Dopri5
-from models.objectives.flow_matching import FlowMatching, flow_matching_loss
-from models.objectives.maximum_likelihood import MaximumLikelihood
-from models.objectives.path_gradient import PathGradient
+from models.generators import Sizes, model_for, model_of
+from models.made_rows import MadeRows, made_rows_of
+from models.objective_settings import objective_of
+from models.objectives.flow_matching import flow_matching_loss
 from models.reference.fingerprint import fingerprint
 from models.reference.published import read_published
 from models.reference.samples import ReferenceSamples, reference_samples
-from models.systems import System, field_for, system_of
+from models.systems import System, system_of
+from models.targets.gaussian_mixture import GaussianMixture
 
 POOL_FACTOR = 2
 """Reference rows per training row where exact draws are impossible: seeds train on different halves of the pool."""
@@ -81,13 +92,19 @@ def is_exact(target: Target) -> bool:
 
 
 def evaluation_settings(
-    target: str, *, samples: int | None = None, tolerance: float = 1e-5, data: Path | None = None
+    target: str,
+    *,
+    samples: int | None = None,
+    tolerance: float = 1e-5,
+    data: Path | None = None,
+    transport: bool = False,
 ) -> dict[str, Any]:
     """The settings that decide how models are judged.
 
     Args:
         samples: points of each set and draws of the model. tolerance: of dopri5, relative and absolute.
         data: a published .npy file whose first rows are the test points; validation points stay own ones.
+        transport: also transport distances between configurations (W2), which take seconds each.
     """
     system = system_of(target)
     recipe = system.recipe
@@ -98,6 +115,8 @@ def evaluation_settings(
     dtype = str(recipe.evaluation_dtype).removeprefix("torch.")
     points = samples or recipe.evaluation_samples
     settings = {"samples": points, "tolerance": tolerance, "dtype": dtype}
+    if transport:
+        settings["transport"] = True
     if data is None:
         return settings
     read_published(data, system.target, first=points)  # a file that will not do is told now
@@ -140,13 +159,18 @@ class BoltzmannProblem:
         pool_BD = self.reference.validation_BD if split == "validation" else self.reference.test_BD
         return self.physics.target.space.project(pool_BD[:n].double())
 
-    def flow(self, seed: int) -> ContinuousFlow:
-        space = self.physics.target.space
+    def model(self, objective: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        return model_of(objective)
+
+    def flow(self, seed: int, objective: Mapping[str, Any] | None = None) -> Any:
+        """A ContinuousFlow, or a ControlledSampler for the objectives of controlled paths."""
+        sizes = Sizes(**{name: self.system[name] for name in ("hidden", "layers", "prior_std")})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            field = field_for(space, hidden=self.system["hidden"], layers=self.system["layers"])
-        prior = GaussianPrior(space=space, std=self.system["prior_std"])
-        return ContinuousFlow(prior=prior, field=field)
+            return model_for(model_of(objective), self.physics.target, sizes)
+
+    def sampling(self, objective: Mapping[str, Any]) -> MadeRows | None:
+        return made_rows_of(objective, self.physics.target)
 
     def objective(self, settings: Mapping[str, Any]) -> Objective:
         return objective_of(settings, self.physics)
@@ -167,12 +191,14 @@ class BoltzmannProblem:
             pool = self.reference.train_BD
         return pool[torch.randperm(len(pool), generator=generator)[:n]].float()
 
-    def evaluate(self, flow: ContinuousFlow, *, rank: int, workers: int) -> dict[str, np.ndarray]:
+    def evaluate(self, flow: ContinuousFlow | ControlledSampler, *, rank: int, workers: int) -> dict[str, np.ndarray]:
         dtype = getattr(torch, self.evaluation["dtype"])
         judged = copy.deepcopy(flow).to(dtype)
-        solver = Dopri5(rtol=self.evaluation["tolerance"], atol=self.evaluation["tolerance"])
         n = self.evaluation["samples"]
         rows = slice(n * rank // workers, n * (rank + 1) // workers)
+        if isinstance(judged, ControlledSampler):
+            return _prefixed("model", self._weighted_records(judged, rows))
+        solver = Dopri5(rtol=self.evaluation["tolerance"], atol=self.evaluation["tolerance"])
         device = next(flow.parameters()).device
         records: dict[str, np.ndarray] = {}
         for split in ("validation", "test"):
@@ -182,14 +208,16 @@ class BoltzmannProblem:
 
     def _data_records(self, flow: ContinuousFlow, x_BD: Tensor, rows: slice, solver: Dopri5) -> DataRecords:
         pulled = flow.pull(x_BD[rows], solver=solver)
-        loss_B = flow_matching_loss(flow, x_BD, whole_batch(len(x_BD), EVALUATION_SEED))[rows]
+        loss = None  # that of flow matching says nothing of a velocity that is half a score
+        if not isinstance(flow.field, ProbabilityFlow):
+            loss = _array(flow_matching_loss(flow, x_BD, whole_batch(len(x_BD), EVALUATION_SEED))[rows])
         return DataRecords(
             sample_id=np.arange(rows.start, rows.stop),
             log_q=_array(pulled.log_q_B),
             energy=_array(self.physics.target.energy(x_BD[rows])),
             length=_array(pulled.length_B),
             displacement=_array((pulled.x1_BD - pulled.x0_BD).norm(dim=1)),
-            fm_loss=_array(loss_B),
+            fm_loss=loss,
         )
 
     def _model_records(self, flow: ContinuousFlow, rows: slice, solver: Dopri5) -> ModelRecords:
@@ -209,22 +237,42 @@ class BoltzmannProblem:
             displacement=_array((pushed.x1_BD - pushed.x0_BD).norm(dim=1)),
         )
 
+    def _weighted_records(self, sampler: ControlledSampler, rows: slice) -> WeightedRecords:
+        generator = torch.Generator().manual_seed(EVALUATION_SEED)
+        n = self.evaluation["samples"]
+        random = Random(generator=generator, global_size=n, start=rows.start, stop=rows.stop)
+        path = sampler.draw(random, like=next(sampler.parameters()))
+        return WeightedRecords(
+            sample_id=np.arange(rows.start, rows.stop),
+            x=_array(path.x_BD).astype(np.float32),
+            energy=_array(self.physics.target.energy(path.x_BD)),
+            log_weight=_array(path.log_weight_B),
+        )
+
     def estimates(
         self, records: Mapping[str, np.ndarray], split: Literal["validation", "test"], *, expensive: bool = False
     ) -> dict[str, Estimate]:
+        """Of a model without density, what its weighted samples tell; the split then makes no difference."""
         target = self.physics.target
         reference_BD = self.points("test")
-        return estimate_all(
-            DataRecords.from_npz(_without_prefix(split, records)),
-            ModelRecords.from_npz(_without_prefix("model", records)),
-            reference_x=reference_BD.numpy(),
-            reference_energy=target.energy(reference_BD).numpy(),
-            space=target.space,
-            prior_std=self.system["prior_std"],
-            log_z=target.log_z,
-            seed=0,
-            expensive=expensive,
-        )
+        shared: dict[str, Any] = {
+            "reference_x": reference_BD.numpy(),
+            "reference_energy": target.energy(reference_BD).numpy(),
+            "space": target.space,
+            "seed": 0,
+            "expensive": expensive or self.evaluation.get("transport", False),
+        }
+        model = _without_prefix("model", records)
+        if "log_weight" in model:
+            found = estimate_weighted(WeightedRecords.from_npz(model), **shared)
+        else:
+            data = DataRecords.from_npz(_without_prefix(split, records))
+            own = {"prior_std": self.system["prior_std"], "log_z": target.log_z}
+            found = estimate_all(data, ModelRecords.from_npz(model), **shared, **own)
+        if isinstance(target, GaussianMixture):
+            width = math.sqrt(target.variance)
+            found["modes_covered"] = modes_covered_estimate(model["x"], target.means_KD.numpy(), width=width, seed=0)
+        return found
 
     def data_cost(self) -> dict[str, Any]:
         """Reference samples and the forces at one training set (energies in kT; seconds where they were made)."""
@@ -256,49 +304,11 @@ class BoltzmannProblem:
         return {"energy": energy, "x": x} if target.space.dim == 2 else {"energy": energy}
 
 
-def objective_of(settings: Mapping[str, Any], system: System) -> Objective:
-    """The objective of {"kind": ..., ...}.
-
-    Raises:
-        ValueError: for an unknown kind.
-    """
-    options = {key: value for key, value in settings.items() if key != "kind"}
-    kind = settings["kind"]
-    if kind == "flow_matching":
-        coupling = coupling_of(options.pop("coupling"), system)
-        return FlowMatching(coupling=coupling, **options)
-    if kind == "path_gradient":
-        return PathGradient(target=system.target, **options)
-    if kind == "maximum_likelihood":
-        return MaximumLikelihood(**options)
-    raise ValueError(
-        f"an objective is flow_matching, path_gradient or maximum_likelihood, got {kind!r}; write one of these"
-    )
-
-
-def coupling_of(name: str, system: System) -> Coupling:
-    """The coupling of a name.
-
-    Raises:
-        ValueError: for an unknown name, or an equivariant coupling where there are no particles.
-    """
-    if name == "independent":
-        return Independent()
-    if name == "optimal-transport":
-        return OptimalTransport()
-    if name == "equivariant-optimal-transport":
-        return EquivariantOptimalTransport(space=system.target.space)
-    raise ValueError(
-        f"a coupling is independent, optimal-transport or equivariant-optimal-transport, got {name!r}; "
-        "write one of these"
-    )
-
-
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().double().numpy()
 
 
-def _prefixed(group: str, records: DataRecords | ModelRecords) -> dict[str, np.ndarray]:
+def _prefixed(group: str, records: DataRecords | ModelRecords | WeightedRecords) -> dict[str, np.ndarray]:
     return {f"{group}/{name}": column for name, column in records.to_npz_dict().items()}
 
 

@@ -9,7 +9,9 @@ from typing import Literal
 
 import torch
 
+from models import energy_recipes
 from models.contracts import Space, Target
+from models.energy_recipes import EnergyRecipe, nearest_energy_recipe
 from models.fields.egnn import EGNN
 from models.fields.mlp import MLPField
 from models.targets import dw4, gmm4, gmm40, lj13, lj55
@@ -57,6 +59,7 @@ class System:
     Attributes:
         prior_std: standard deviation of the Gaussian base.
         lowest_energy: of the deepest minimum in kT, where it is known.
+        energy_recipe: for learning from the energy alone; None for that of the nearest built-in system.
     """
 
     target: Target
@@ -65,6 +68,11 @@ class System:
     recipe: Recipe
     prior_std: float = 1.0
     lowest_energy: float | None = None
+    energy_recipe: EnergyRecipe | None = None
+
+    @property
+    def from_energy(self) -> EnergyRecipe:
+        return self.energy_recipe or nearest_energy_recipe(self.target.space)
 
 
 def field_for(space: Space, *, hidden: int, layers: int) -> MLPField | EGNN:
@@ -122,27 +130,43 @@ _LJ55 = replace(_LJ13, evaluation_samples=128, pg_batch=16, ml_batch=2)
 
 def gmm4_system() -> System:
     """Four Gaussians in the plane."""
-    return System(target=gmm4(), hidden=64, layers=4, recipe=_PLANE)
+    return System(target=gmm4(), hidden=64, layers=4, recipe=_PLANE, energy_recipe=energy_recipes.GMM4)
 
 
 def gmm40_system() -> System:
     """Forty Gaussians in [-40, 40]^2; the base is as wide as the target."""
-    return System(target=gmm40(), hidden=128, layers=4, recipe=_PLANE, prior_std=25.0)
+    return System(
+        target=gmm40(), hidden=128, layers=4, recipe=_PLANE, prior_std=25.0, energy_recipe=energy_recipes.GMM40
+    )
 
 
 def dw4_system() -> System:
     """Four particles in the plane, every pair in a double well."""
-    return System(target=dw4(), hidden=32, layers=3, recipe=_DW4)
+    return System(target=dw4(), hidden=32, layers=3, recipe=_DW4, energy_recipe=energy_recipes.DW4)
 
 
 def lj13_system() -> System:
     """A cluster of 13 Lennard-Jones particles. Deepest: an icosahedron in the trap."""
-    return System(target=lj13(), hidden=32, layers=3, recipe=_LJ13, lowest_energy=-83.089644)
+    return System(
+        target=lj13(),
+        hidden=32,
+        layers=3,
+        recipe=_LJ13,
+        lowest_energy=-83.089644,
+        energy_recipe=energy_recipes.LJ13,
+    )
 
 
 def lj55_system() -> System:
     """A cluster of 55 Lennard-Jones particles. Deepest: a Mackay icosahedron in the trap."""
-    return System(target=lj55(), hidden=64, layers=5, recipe=_LJ55, lowest_energy=-491.641269)
+    return System(
+        target=lj55(),
+        hidden=64,
+        layers=5,
+        recipe=_LJ55,
+        lowest_energy=-491.641269,
+        energy_recipe=energy_recipes.LJ55,
+    )
 
 
 def own_system(target: Target) -> System:

@@ -38,6 +38,8 @@ class FlowOptions(StudyOptions):
     """Test points from a published .npy file, its first rows, instead of own ones; validation points stay own ones."""
     evaluation_tolerance: float = 1e-5
     """Tolerance of dopri5 when models are judged."""
+    transport: bool = False
+    """Judge transport distances between configurations (W2) as well, which takes seconds a model."""
     coupling: CouplingName | None = None
     """Pairing of base and data points in FM (default: what suits the target)."""
     coupling_scope: CouplingScope = "local"
@@ -74,6 +76,7 @@ class FlowOptions(StudyOptions):
                 samples=self.evaluation_samples,
                 tolerance=self.evaluation_tolerance,
                 data=self.evaluation_data,
+                transport=self.transport,
             ),
         }
         return self.setting(build="models.problem:build", problem=problem)

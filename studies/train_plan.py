@@ -1,7 +1,12 @@
-"""What does each stage of one plan buy? Any chain of FM, its fine-tuning, PG and ML, judged after each.
+"""What does each stage of one plan buy? Any chain of phases, judged after each.
 
     python studies/train_plan.py --target dw4 --stages fm=1800s fm_tail=900s pg=1200s
     python studies/train_plan.py --target lj13 --stages ml=600s
+    python studies/train_plan.py --target dw4 --stages idem=600s fm_own=600s pg_own=100
+
+From data: fm, fm_tail (fine-tuning), ml (maximum likelihood), pg (path gradients). From the energy alone: idem and pdem
+(denoising energy matching), pis and dds (controlled paths). On samples of the stage before: fm_own, pg_own. After idem,
+pg and pg_own go on with its score network, as the velocity of its probability flow.
 
 A stage is a phase with a budget (device-seconds or flop) or a number of steps. What is trained already is not trained
 again, so a plan can be prolonged.
@@ -18,15 +23,16 @@ from harness.plan import Optimiser, Phase
 from harness.plan_study import PlanStudy, Stage
 from harness.until import Plateau
 from models.systems import system_of
-from studies.options import FlowOptions, given, question_for
+from studies.energy_options import FROM_ENERGY, EnergyOptions, energy_question
+from studies.options import given, question_for
 
 PLATEAU = "plateau:"
 MOST_STEPS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPlan(FlowOptions):
-    """What does each stage of one plan buy? Phases: fm, fm_tail (fine-tuning), pg, ml (maximum likelihood)."""
+class TrainPlan(EnergyOptions):
+    """What does each stage of one plan buy? Phases: fm, fm_tail, pg, ml, idem, pdem, pis, dds, fm_own, pg_own."""
 
     stages: tuple[str, ...] = ("fm=5s", "pg=5s")
     """Stages in order, each phase=budget, phase=steps or phase=plateau:GAIN (until an octave gains less)."""
@@ -39,12 +45,16 @@ class TrainPlan(FlowOptions):
 
     def study(self) -> PlanStudy:
         """The study that the options ask for. Starts nothing."""
-        phases = self.named_phases()
+        phases, system = self.named_phases(), system_of(self.target)
+        stages = self.chained([parse_stage(text, phases) for text in self.stages])
+        question = question_for(system)
+        if any(stage.phase.name in FROM_ENERGY for stage in stages):
+            question = energy_question(question, system)
         return PlanStudy(
             name="train_plan",
-            question=question_for(system_of(self.target)),
+            question=question,
             setting=self.problem_setting(),
-            stages=tuple(parse_stage(text, phases) for text in self.stages),
+            stages=stages,
             judge_last=self.judge_last,
         )
 
@@ -62,7 +72,8 @@ class TrainPlan(FlowOptions):
 
     def named_phases(self) -> dict[str, Phase]:
         """Every phase that a stage of a plan can name."""
-        return {phase.name: phase for phase in (*self.phases().all, self.likelihood_phase())}
+        from_data = {phase.name: phase for phase in (*self.phases().all, self.likelihood_phase())}
+        return {**from_data, **self.energy_phases()}
 
     def execute(self) -> str:
         return launch_plan(self.study(), self, experiment=f"train_plan {self.target}")

@@ -28,7 +28,7 @@ from harness.progress import Progress
 from models.couplings import Coupling
 from models.estimators import t_interval
 from models.flows.prior import GaussianPrior
-from models.problem import coupling_of
+from models.objective_settings import coupling_of
 from models.reference.published import read_rows
 from models.reference.samples import reference_samples
 from models.systems import CouplingName, System, system_of

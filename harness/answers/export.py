@@ -63,13 +63,14 @@ def frontier_rows(answers: Sequence[BudgetAnswer], question: Question) -> list[R
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows that share their columns; a number that does not exist is an empty field.
+    """Write rows; a number that does not exist, or a column that a row lacks, is an empty field.
 
     Floats are written in full, so that reading them gives the same numbers again.
     """
     text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
     write_atomically(path, text.getvalue().encode())

@@ -32,6 +32,7 @@ from models.estimators.likelihood import (
     negative_log_likelihood,
     negative_log_likelihood_no_constant,
 )
+from models.estimators.modes import modes_covered_estimate
 from models.estimators.observables import (
     free_energy_difference,
     free_energy_difference_binned,
@@ -40,8 +41,8 @@ from models.estimators.observables import (
 )
 from models.estimators.pareto import pareto_k
 from models.estimators.proportion import proportion_estimate
-from models.estimators.records import DataRecords, ModelRecords
-from models.estimators.summary import estimate_all
+from models.estimators.records import DataRecords, ModelRecords, WeightedRecords
+from models.estimators.summary import estimate_all, estimate_weighted
 from models.estimators.weights import LogWeights, largest_share_estimate, weight_estimates
 
 __all__ = [
@@ -50,14 +51,17 @@ __all__ = [
     "Estimate",
     "LogWeights",
     "ModelRecords",
+    "WeightedRecords",
     "base_constant",
     "estimate_all",
+    "estimate_weighted",
     "forward_kl",
     "forward_kl_self_normalised",
     "free_energy_difference",
     "free_energy_difference_binned",
     "largest_share_estimate",
     "mean_estimate",
+    "modes_covered_estimate",
     "negative_log_likelihood",
     "negative_log_likelihood_no_constant",
     "pair_distances",

@@ -86,6 +86,19 @@ class ModelRecords(_Columns):
     displacement: Array
 
 
+@dataclass(frozen=True, kw_only=True)
+class WeightedRecords(_Columns):
+    """Samples of a model without density.
+
+    Attributes:
+        x: samples (n, D). energy: in kT. log_weight: of unbiased weights, whose mean is Z.
+    """
+
+    x: Array
+    energy: Array
+    log_weight: Array
+
+
 def _check_ids(sorted_id: NDArray[np.int64], expected: int | None) -> None:
     steps = np.diff(sorted_id)
     if (steps == 0).any():

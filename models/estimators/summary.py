@@ -23,7 +23,7 @@ from models.estimators.likelihood import (
     negative_log_likelihood_no_constant,
 )
 from models.estimators.pareto import pareto_k
-from models.estimators.records import DataRecords, ModelRecords
+from models.estimators.records import DataRecords, ModelRecords, WeightedRecords
 from models.estimators.weights import largest_share_estimate, weight_estimates
 
 MAX_PAIR_DISTANCES = 2**22
@@ -62,6 +62,28 @@ def estimate_all(
     return estimates
 
 
+def estimate_weighted(
+    model: WeightedRecords,
+    *,
+    reference_x: ArrayLike,
+    reference_energy: ArrayLike,
+    space: Space,
+    types: tuple[int, ...] | None = None,
+    seed: int,
+    expensive: bool = False,
+) -> dict[str, Estimate]:
+    """What weighted samples of a model without density tell. Arguments as for `estimate_all`.
+
+    Likelihoods, ESS_p and path lengths are left out: they need a density, or trajectories of a flow.
+    """
+    estimates = importance_estimates(model.log_weight, seed=seed)
+    estimates["mean_energy"] = mean_estimate(model.energy, seed=seed)
+    estimates |= shape_estimates(model, reference_x, reference_energy, space=space, seed=seed)
+    if expensive:
+        estimates |= transport_estimates(model, reference_x, space=space, types=types, seed=seed)
+    return estimates
+
+
 def data_estimates(
     data: DataRecords, *, space: Space, prior_std: float, log_z: float | None, seed: int
 ) -> dict[str, Estimate]:
@@ -89,22 +111,33 @@ def data_estimates(
 
 def model_estimates(model: ModelRecords, *, seed: int) -> dict[str, Estimate]:
     """What samples of the flow tell: ESS_q with its diagnostics, log Z, energies and the length of trajectories."""
-    log_w = -model.energy - model.log_q
-    weights = weight_estimates(log_w, seed=seed)
     return {
-        "ess_q": weights["ess_q"],
-        "ess_q_max_weight": largest_share_estimate(log_w, seed=seed),
-        "pareto_k": pareto_k(log_w),
-        "log_z": weights["log_z"],
-        "log_z_bound": weights["log_z_bound"],
+        **importance_estimates(-model.energy - model.log_q, seed=seed),
         "mean_energy": mean_estimate(model.energy, seed=seed),
         "path_length": mean_estimate(model.length, seed=seed),
         "transport_distance": mean_estimate(model.displacement, seed=seed),
     }
 
 
+def importance_estimates(log_w_n: Array, *, seed: int) -> dict[str, Estimate]:
+    """What log weights of the model's samples tell: ESS_q with its diagnostics, log Z and its lower bound."""
+    weights = weight_estimates(log_w_n, seed=seed)
+    return {
+        "ess_q": weights["ess_q"],
+        "ess_q_max_weight": largest_share_estimate(log_w_n, seed=seed),
+        "pareto_k": pareto_k(log_w_n),
+        "log_z": weights["log_z"],
+        "log_z_bound": weights["log_z_bound"],
+    }
+
+
 def shape_estimates(
-    model: ModelRecords, reference_x: ArrayLike, reference_energy: ArrayLike, *, space: Space, seed: int
+    model: ModelRecords | WeightedRecords,
+    reference_x: ArrayLike,
+    reference_energy: ArrayLike,
+    *,
+    space: Space,
+    seed: int,
 ) -> dict[str, Estimate]:
     """How the distributions of energies, distances (particles) or points (the plane) differ from the reference."""
     estimates = {
@@ -121,7 +154,12 @@ def shape_estimates(
 
 
 def transport_estimates(
-    model: ModelRecords, reference_x: ArrayLike, *, space: Space, types: tuple[int, ...] | None = None, seed: int
+    model: ModelRecords | WeightedRecords,
+    reference_x: ArrayLike,
+    *,
+    space: Space,
+    types: tuple[int, ...] | None = None,
+    seed: int,
 ) -> dict[str, Estimate]:
     """W2 between configurations, plain and (for particles) modulo symmetry."""
     estimates = {"w2": wasserstein_2_estimate(model.x, reference_x, seed=seed)}

@@ -120,12 +120,14 @@ class DenoisingDiffusion:
 
     def gradient(self, flow: Any, prepared: Prepared) -> GradientSum:
         """Gradient of the loss, summed over the prepared rows; `flow` has a `field(t, y)` and `parameters()`."""
-        path = ornstein_uhlenbeck_path(
-            flow.field,
-            prepared["start"],
-            prepared["noise"],
-            target=self.target,
-            sigma=self.sigma,
-            alphas=self.alphas,
+        return control_gradient(self.paths(flow.field, prepared), flow, prepared, self.target, self.steps)
+
+    @property
+    def steps(self) -> int:
+        return len(self.alphas)
+
+    def paths(self, control: Control, prepared: Prepared) -> ControlledPath:
+        """One path for each prepared row."""
+        return ornstein_uhlenbeck_path(
+            control, prepared["start"], prepared["noise"], target=self.target, sigma=self.sigma, alphas=self.alphas
         )
-        return control_gradient(path, flow, prepared, self.target, len(self.alphas))

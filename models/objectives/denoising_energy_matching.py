@@ -25,7 +25,7 @@ Weighting = Literal["one", "variance"]
 FIELD_EVALUATIONS_PER_SAMPLE = 2
 """One forward and one backward pass of the network."""
 VARIANCE_OFFSET = 1e-3
-"""Added to h(tau) where it is the weight, so that the cleanest rows count as well."""
+"""Added to h(tau) where it is the weight, so that the cleanest rows count as well; for lengths of order one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,8 @@ class DenoisingEnergyMatching:
             (pDEM).
         clip: of the regression target, None for none. Clipped particle by particle it is not mean-free, which adds a
             constant to the loss of a mean-free network and nothing to its gradient.
-        weighting: lambda(tau) = 1, or "variance": h(tau) + 1e-3, as the published code weights mixtures.
+        weighting: lambda(tau) = 1, or "variance": h(tau) + variance_offset, as the published code weights mixtures.
+        variance_offset: length units squared.
         form: of the estimate; others than "weighted" for ablation only.
     """
 
@@ -73,6 +74,7 @@ class DenoisingEnergyMatching:
     clip: Clip | None
     weighting: Weighting = "one"
     form: Form = "weighted"
+    variance_offset: float = VARIANCE_OFFSET
 
     def __post_init__(self) -> None:
         require_samples(self.samples)
@@ -113,7 +115,7 @@ class DenoisingEnergyMatching:
         noise = _stream(random, self.samples, x_BD)
         estimate = estimate_score(self.target, x_BD, h_B, noise, form=self.form)
         score_BD = estimate.score_BD if self.clip is None else self.clip(estimate.score_BD, space)
-        weight_B = h_B + VARIANCE_OFFSET if self.weighting == "variance" else torch.ones_like(h_B)
+        weight_B = h_B + self.variance_offset if self.weighting == "variance" else torch.ones_like(h_B)
         weight_B = weight_B * (estimate.usable_B > 0)
         return NoisedPoints(tau_B=tau_B, x_BD=x_BD, score_BD=score_BD, weight_B=weight_B), estimate.work
 

@@ -109,8 +109,11 @@ class PathIntegral:
 
     def gradient(self, flow: Any, prepared: Prepared) -> GradientSum:
         """Gradient of the loss, summed over the prepared rows; `flow` has a `field(t, x)` and `parameters()`."""
-        path = brownian_path(flow.field, prepared["noise"], target=self.target, sigma=self.sigma)
-        return control_gradient(path, flow, prepared, self.target, self.steps)
+        return control_gradient(self.paths(flow.field, prepared), flow, prepared, self.target, self.steps)
+
+    def paths(self, control: Control, prepared: Prepared) -> ControlledPath:
+        """One path for each prepared row."""
+        return brownian_path(control, prepared["noise"], target=self.target, sigma=self.sigma)
 
 
 def control_gradient(path: ControlledPath, flow: Any, prepared: Prepared, target: Target, steps: int) -> GradientSum:

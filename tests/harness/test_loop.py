@@ -17,8 +17,8 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from harness.checkpoint import checksum
-from harness.collective import Alone, ProcessGroup
-from harness.loop import BatchOrder, Trainer, TrainState, share, train
+from harness.collective import Alone, ProcessGroup, share
+from harness.loop import BatchOrder, Trainer, TrainState, train
 from harness.memory import LiveBytes
 from harness.plan import Branch, Optimiser, Phase, geometric_grid
 from models.contracts import Batch, GradientSum, Prepared, Random, Work

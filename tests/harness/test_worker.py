@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from harness.checkpoint import DamagedObject, Store
+from harness.kept_models import judged_weights
 from harness.plan import BranchWork, Stop
 from harness.trial import Event, TrialSpec
-from harness.worker import evaluation_key, judged_weights
+from harness.worker import evaluation_key
 from models.problem import build, evaluation_settings
 from tests.harness.tiny import SETTINGS, checksums, events, kinds, trial, trunk_and_tails
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from models.contracts import Space
 from models.fields.egnn import EGNN
 from models.fields.mlp import MLPField
+from models.fields.scaled_score import ScaledScore
+from models.fields.sinusoidal import SinusoidalField
+from models.schedules import Geometric
 from tests.laws.field_laws import FieldLaws, ParticleFieldLaws, perturbed
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -51,6 +54,31 @@ def test_hand_written_pullback_is_that_of_autograd(activation: Any, dim: int, la
     for actual, expected in zip(field.with_pullback(t, x_BD, s_BD), (v_BD, divergence_B, expected_BD), strict=True):
         assert not actual.requires_grad
         torch.testing.assert_close(actual, expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+class TestSinusoidal(FieldLaws):
+    space = Space(dim=3)
+
+    def make(self) -> nn.Module:
+        scales = {"length": 2.0, "output_scale": 0.5, "coordinate_frequency": 3.0}
+        return SinusoidalField(3, hidden=6, layers=2, embedding=8, **scales)
+
+
+class TestScaledPerceptron(FieldLaws):
+    space = Space(dim=2)
+
+    def make(self) -> nn.Module:
+        schedule = Geometric(sigma_min=0.1, sigma_max=2.0)
+        return ScaledScore(network=MLPField(2, hidden=6, layers=2), schedule=schedule, length=0.7)
+
+
+class TestScaledEGNN(ParticleFieldLaws):
+    space = Space(dim=8, particles=4)
+
+    def make(self) -> nn.Module:
+        schedule = Geometric(sigma_min=0.1, sigma_max=2.0)
+        field = EGNN(particles=4, spatial_dim=2, hidden=6, layers=2)
+        return ScaledScore(network=field, schedule=schedule, length=0.7)
 
 
 class TestEGNNPlane(ParticleFieldLaws):
@@ -172,6 +200,37 @@ def test_relu_is_refused_with_a_reason() -> None:
 def test_impossible_networks_are_refused(sizes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"write|fix"):
         EGNN(**({"particles": 4, "spatial_dim": 2} | sizes))
+
+
+def test_sinusoids_know_lengths_only_as_a_unit() -> None:
+    torch.manual_seed(2)
+    short = SinusoidalField(2, hidden=6, layers=2, embedding=8).double()
+    long = SinusoidalField(2, hidden=6, layers=2, embedding=8, length=50.0, output_scale=1 / 50).double()
+    long.load_state_dict(short.state_dict())
+    x_BD, t_B = torch.randn(5, 2, dtype=torch.float64), torch.rand(5, dtype=torch.float64)
+    torch.testing.assert_close(long(t_B, 50 * x_BD), short(t_B, x_BD) / 50, rtol=1e-12, atol=0)
+
+
+def test_a_scaled_score_has_the_width_of_the_noised_rows() -> None:
+    """With the network -x it is the score of a Gaussian of that length under any noise."""
+    schedule = Geometric(sigma_min=0.1, sigma_max=2.0)
+    network = MLPField(2, hidden=1, layers=1).double()
+    network.forward = lambda t, x_BD: -x_BD  # type: ignore[method-assign]
+    field = ScaledScore(network=network, schedule=schedule, length=0.7)
+    x_BD, tau_B = torch.randn(5, 2, dtype=torch.float64), torch.rand(5, dtype=torch.float64)
+    torch.testing.assert_close(field(tau_B, x_BD), -x_BD / (schedule.h(tau_B) + 0.49)[:, None], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [{"hidden": 0}, {"embedding": 7}, {"length": 0.0}, {"output_scale": -1.0}])
+def test_impossible_sinusoids_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        SinusoidalField(2, **wrong)
+
+
+def test_a_width_of_nothing_is_refused() -> None:
+    schedule = Geometric(sigma_min=0.1, sigma_max=2.0)
+    with pytest.raises(ValueError, match=r"width of the data.*0\.0.*write"):
+        ScaledScore(network=MLPField(2), schedule=schedule, length=0.0)
 
 
 def test_a_perturbed_copy_leaves_the_original_alone() -> None:

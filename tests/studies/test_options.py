@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from models.objective_settings import objective_of
 from models.objectives.flow_matching import FlowMatching
-from models.problem import objective_of
 from models.systems import system_of
 from studies.options import FlowOptions
 

@@ -293,6 +293,8 @@ def test_only_the_last_stages_are_judged_where_that_is_asked(tmp_path: Path) -> 
     assert "2 models, 2 to be judged" in dry
     cells = run.run()
     assert [cell.tail for cell in cells[COUPLINGS[0]][0]] == ["fm_tail", "pg"]
+    # One that got worse is not called diverged: the untrained model, which would tell, was not judged.
+    assert not any(cell.diverged for cell in cells[COUPLINGS[0]][0])
     assert runner.kinds.count("evaluated") == 2
     (run.folder / "study.json").write_text("{}")
     assert "fm_tail" in report(run, cells)

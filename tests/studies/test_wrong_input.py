@@ -93,7 +93,7 @@ LIKELIHOOD: dict[str, tuple[list[str], list[str]]] = {
 }
 
 STAGES: dict[str, tuple[str, list[str]]] = {
-    "unknown phase": ("xx=5s", ["fm, pg, fm_tail, ml", "'xx=5s'", "fm=60s"]),
+    "unknown phase": ("xx=5s", ["fm, pg, fm_tail, ml, idem", "'xx=5s'", "fm=60s"]),
     "no steps": ("fm=0", ["at least one step", "'fm=0'", "fm=100"]),
     "no amount": ("fm=", ["may spend", "'fm='", "fm=60s"]),
     "no equals sign": ("fm", ["may spend", "'fm'", "fm=60s"]),

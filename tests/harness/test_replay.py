@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.replay import ReplayBuffer
+from harness.replay import ReplayBuffer
 
 
 def numbered(start: int, stop: int) -> Tensor:

@@ -1,0 +1,247 @@
+"""Options of phases that learn from the energy alone, and of those that learn from a trained model's own samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.answers.question import MetricChoice, Question
+from harness.plan import Optimiser, Phase
+from harness.plan_study import Stage
+from models.energy_recipes import BufferStart, EnergyRecipe
+from models.generators import CONTINUOUS_FLOW, CONTROLLED, model_of
+from models.systems import System, system_of
+from studies.options import FlowOptions, given
+
+OWN_TOLERANCE = 1e-4
+"""Of dopri5, relative and absolute, where a flow draws the rows that a phase trains on."""
+FROM_ENERGY = ("idem", "pdem", "pis", "dds")
+CONTINUING = ("pg", "ml", "pg_own")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyOptions(FlowOptions):
+    """Hyperparameters of energy-only phases; what is left out is what suits the target."""
+
+    dem_samples: int | None = None
+    """Noises K of a score's estimate in denoising energy matching (idem, pdem)."""
+    dem_batch: int | None = None
+    """Global batch size of denoising energy matching."""
+    dem_learning_rate: float | None = None
+    """Its learning rate."""
+    dem_clip: float | None = None
+    """Largest norm of an estimated score, of every particle or of the whole row."""
+    dem_gradient_clip: float | None = None
+    """Largest norm of its gradient."""
+    dem_ema_decay: float | None = None
+    """Decay of an average of its weights, which is judged and handed on."""
+    noise_min: float | None = None
+    """sigma_min of the geometric noise schedule."""
+    noise_max: float | None = None
+    """sigma_max of the geometric noise schedule."""
+    score_hidden: int | None = None
+    """Hidden size of score networks and controls (default: that of the field)."""
+    score_layers: int | None = None
+    """Layers of score networks and controls."""
+    score_scaled: float | None = None
+    """Width of the data, by which score networks see noised rows in units of their own width; 0 for plain networks."""
+    buffer_capacity: int | None = None
+    """Most rows of idem's replay buffer."""
+    buffer_start: BufferStart | None = None
+    """What the buffer begins with: base noise, the reverse process of estimated scores, or the phase's data."""
+    buffer_start_rows: int | None = None
+    """Rows that it begins with."""
+    inner_steps: int | None = None
+    """Steps between two refills."""
+    generated: int | None = None
+    """Rows of a refill."""
+    sde_steps: int | None = None
+    """Steps of the reverse process that makes them."""
+    noise_scale: float | None = None
+    """Factor of its noise; below one, it concentrates on the modes."""
+    own_samples: int = 10_000
+    """Rows that fm_own and pg_own draw from the model before them."""
+    fm_own_resampled: bool = False
+    """Resample the rows of fm_own by importance."""
+    pg_own_raw: bool = False
+    """Leave the rows of pg_own as the model draws them, instead of resampling them by importance."""
+    control_steps: int | None = None
+    """Steps of a controlled path (pis, dds)."""
+    control_batch: int | None = None
+    """Global batch size of pis and dds."""
+    pis_learning_rate: float | None = None
+    """Learning rate of pis."""
+    pis_sigma: float | None = None
+    """Width of its reference process."""
+    dds_learning_rate: float | None = None
+    """Learning rate of dds."""
+    dds_sigma: float | None = None
+    """Width of its reference process."""
+
+    def energy_recipe(self) -> EnergyRecipe:
+        return system_of(self.target).from_energy
+
+    def energy_phases(self) -> dict[str, Phase]:
+        """Every phase that needs no data, or makes its own; those on own samples say so when they stand in a chain."""
+        fm, pg, _ = self.phases().all
+        phases = [self.matching(replay=True), self.matching(replay=False)]
+        phases += [self.path_integral(), self.denoising_diffusion()]
+        phases += [replace(fm, name="fm_own"), replace(pg, name="pg_own")]
+        return {phase.name: phase for phase in phases}
+
+    def matching(self, *, replay: bool) -> Phase:
+        """iDEM with a replay buffer, pDEM without."""
+        recipe = self.energy_recipe()
+        objective: dict[str, Any] = {
+            "kind": "denoising_energy_matching",
+            "schedule": {
+                "kind": "geometric",
+                "sigma_min": given(self.noise_min, recipe.sigma_min),
+                "sigma_max": given(self.noise_max, recipe.sigma_max),
+            },
+            "network": self.score_network(),
+            "samples": given(self.dem_samples, recipe.samples),
+            "clip": {"norm": given(self.dem_clip, recipe.clip), "of": recipe.clip_of},
+            "weighting": recipe.weighting,
+            **({} if recipe.variance_offset is None else {"variance_offset": recipe.variance_offset}),
+            "data": {"from": "none"},
+        }
+        if replay:
+            objective |= self.replay_settings(objective)
+        optimiser = Optimiser(
+            learning_rate=given(self.dem_learning_rate, recipe.learning_rate),
+            gradient_clip=given(self.dem_gradient_clip, recipe.gradient_clip),
+        )
+        return Phase(
+            name="idem" if replay else "pdem",
+            objective=objective,
+            optimiser=optimiser,
+            batch=given(self.dem_batch, recipe.batch),
+            ema_decay=self.dem_ema_decay,
+        )
+
+    def replay_settings(self, objective: dict[str, Any]) -> dict[str, Any]:
+        """The buffer, the process that refills it, and what it begins with."""
+        recipe, sde = self.energy_recipe(), self.reverse_process()
+        start, rows = given(self.buffer_start, recipe.initial), given(self.buffer_start_rows, recipe.initial_rows)
+        begins: dict[str, Any] = {"from": start, "rows": rows}
+        if start == "estimate":
+            begins |= {"samples": objective["samples"], "norm": objective["clip"]["norm"], "sde": sde}
+        replay = {
+            "capacity": given(self.buffer_capacity, recipe.capacity),
+            "every": given(self.inner_steps, recipe.inner_steps),
+            "rows": given(self.generated, recipe.generated),
+        }
+        return {"replay": replay, "sde": sde, "data": begins}
+
+    def reverse_process(self) -> dict[str, Any]:
+        recipe = self.energy_recipe()
+        climb = {"steps": recipe.climb_steps, "norm": given(self.dem_clip, recipe.clip)}
+        return {
+            "steps": given(self.sde_steps, recipe.sde_steps),
+            "noise_scale": given(self.noise_scale, recipe.noise_scale),
+            **({"climb": climb} if recipe.climb_steps else {}),
+        }
+
+    def network(self) -> dict[str, Any]:
+        recipe = self.energy_recipe()
+        sizes = {"hidden": given(self.score_hidden, recipe.hidden), "layers": given(self.score_layers, recipe.layers)}
+        scale = {"length": recipe.length} if recipe.network == "sinusoidal" else {}
+        return {"kind": recipe.network, **scale, **{name: n for name, n in sizes.items() if n is not None}}
+
+    def score_network(self) -> dict[str, Any]:
+        scaled = given(self.score_scaled, self.energy_recipe().scaled)
+        return {**self.network(), "scaled": scaled} if scaled else self.network()
+
+    def path_integral(self) -> Phase:
+        recipe = self.energy_recipe()
+        settings = {"kind": "path_integral", "sigma": given(self.pis_sigma, recipe.pis_sigma)}
+        return self.controlled("pis", settings, given(self.pis_learning_rate, recipe.pis_learning_rate))
+
+    def denoising_diffusion(self) -> Phase:
+        recipe = self.energy_recipe()
+        sigma = given(self.dds_sigma, recipe.dds_sigma)
+        settings = {"kind": "denoising_diffusion", "sigma": sigma, "largest": recipe.dds_largest}
+        # What this process calls its control is a score, in units of an inverse length.
+        network = {"output_scale": 1.0 / recipe.length} if recipe.length != 1.0 else {}
+        return self.controlled("dds", settings, given(self.dds_learning_rate, recipe.dds_learning_rate), network)
+
+    def controlled(
+        self, name: str, settings: dict[str, Any], rate: float, network: dict[str, Any] | None = None
+    ) -> Phase:
+        recipe = self.energy_recipe()
+        objective = {
+            **settings,
+            "steps": given(self.control_steps, recipe.control_steps),
+            "network": {**self.network(), **(network or {})},
+            "data": {"from": "none"},
+        }
+        optimiser = Optimiser(learning_rate=rate, gradient_clip=recipe.control_gradient_clip)
+        batch = given(self.control_batch, recipe.control_batch)
+        return Phase(name=name, objective=objective, optimiser=optimiser, batch=batch)
+
+    def chained(self, stages: Sequence[Stage]) -> tuple[Stage, ...]:
+        """The stages, each on the model and the rows that those before it leave.
+
+        Raises:
+            ValueError: where a stage would start from nothing and forget what was trained.
+        """
+        found: list[Stage] = []
+        for stage in stages:
+            before = found[-1].phase if found else None
+            found.append(replace(stage, phase=self.after(before, stage.phase)))
+        return tuple(found)
+
+    def after(self, before: Phase | None, phase: Phase) -> Phase:
+        """A phase as it stands behind another one (or first)."""
+        model = CONTINUOUS_FLOW if before is None else model_of(before.objective)
+        if phase.name in ("fm_own", "pg_own") and before is None:
+            raise ValueError(
+                f"{phase.name} trains on samples of the stage before it, got it as the first stage; "
+                f"write for example --stages idem=2000 {phase.name}=2000"
+            )
+        if phase.name in CONTINUING and model["kind"] == "probability_flow":
+            phase = replace(phase, objective={**phase.objective, "model": model})
+        if phase.name == "fm_own" or phase.name == "pg_own":
+            assert before is not None
+            return replace(phase, objective={**phase.objective, "data": self.own_rows(before, phase.name)})
+        if phase.objective.get("data", {}).get("from") == "data":
+            phase = replace(phase, objective=self.with_warm_start(before, phase))
+        elif before is not None and model_of(phase.objective) != model:
+            raise ValueError(
+                f"a stage goes on with the model of the stage before it, got {phase.name} after {before.name}, which "
+                "trains another one and would forget it; write fm_own or pg_own, which train on its samples"
+            )
+        return phase
+
+    def own_rows(self, before: Phase, name: str, rows: int | None = None) -> dict[str, Any]:
+        """How rows are drawn from the model that a phase trained; a score network's by its reverse process."""
+        resampled = {"fm_own": self.fm_own_resampled, "pg_own": not self.pg_own_raw}.get(name, False)
+        settings: dict[str, Any] = {"from": "parent", "rows": given(rows, self.own_samples), "resampled": resampled}
+        if resampled or before.objective["kind"] != "denoising_energy_matching":
+            without_tolerance = before.objective["kind"] in CONTROLLED
+            return settings if without_tolerance else {**settings, "tolerance": OWN_TOLERANCE}
+        return {**settings, "sde": self.reverse_process(), "schedule": before.objective["schedule"]}
+
+    def with_warm_start(self, before: Phase | None, phase: Phase) -> dict[str, Any]:
+        """An objective whose buffer begins with samples of the stage before, or with the training set."""
+        objective = dict(phase.objective)
+        rows = objective.pop("data")["rows"]
+        return objective if before is None else {**objective, "data": self.own_rows(before, phase.name, rows)}
+
+
+def energy_question(question: Question, system: System) -> Question:
+    """A question that also tells what models without density are known by."""
+    particles = system.target.space.particles is not None
+    further = [
+        MetricChoice(name="log_z", label="log Z"),
+        MetricChoice(name="log_z_bound", direction="max", label="bound of log Z"),
+        MetricChoice(name="mean_energy", label="energy / kT"),
+        MetricChoice(name="energy_w2", label="W2 of energies / kT"),
+        MetricChoice(name="tv_distances" if particles else "tv_2d", label="TV"),
+        MetricChoice(name="w2", label="W2"),
+        *((MetricChoice(name="w2_equivariant", label="W2 modulo symmetry"),) if particles else ()),
+        MetricChoice(name="modes_covered", direction="max", label="modes"),
+    ]
+    return replace(question, beside=(*question.beside, *further))

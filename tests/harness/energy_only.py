@@ -1,0 +1,56 @@
+"""The smallest energy-only phases: denoising energy matching on four Gaussians, and what can stand behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.plan import Branch, BranchWork, Optimiser, Phase, Stop
+from tests.harness.tiny import FM, PG, root
+
+SCHEDULE = {"kind": "geometric", "sigma_min": 0.05, "sigma_max": 2.0}
+NETWORK = {"kind": "field", "scaled": 1.2}
+MATCHING: dict[str, Any] = {
+    "kind": "denoising_energy_matching",
+    "schedule": SCHEDULE,
+    "network": NETWORK,
+    "samples": 3,
+    "clip": {"norm": 20.0, "of": "row"},
+}
+SDE = {"steps": 5, "noise_scale": 1.0}
+IDEM = Phase(
+    name="idem",
+    objective={
+        **MATCHING,
+        "replay": {"capacity": 30, "every": 3, "rows": 11},
+        "sde": SDE,
+        "data": {"from": "prior", "rows": 16},
+    },
+    optimiser=Optimiser(learning_rate=1e-2, gradient_clip=0.5),
+    batch=10,
+)
+PDEM = Phase(name="pdem", objective={**MATCHING, "data": {"from": "none"}}, optimiser=IDEM.optimiser, batch=10)
+FM_OWN = Phase(
+    name="fm_own",
+    objective={
+        **FM.objective,
+        "data": {"from": "parent", "rows": 40, "resampled": False, "sde": SDE, "schedule": SCHEDULE},
+    },
+    optimiser=FM.optimiser,
+    batch=FM.batch,
+)
+PG_ON_FLOW = Phase(
+    name="pg",
+    objective={**PG.objective, "model": {"kind": "probability_flow", "schedule": SCHEDULE, "network": NETWORK}},
+    optimiser=PG.optimiser,
+    batch=PG.batch,
+)
+
+
+def chain(*phases: tuple[Phase, int], evaluate: bool = False) -> tuple[BranchWork, ...]:
+    """Phases one after the other, each the child of the one before, from the untrained model of seed 0."""
+    works, parent = [], root()
+    for phase, steps in phases:
+        branch = Branch(parent=parent, phase=phase, seed=0)
+        works.append(BranchWork(branch=branch, stops=(Stop(steps=steps, evaluate=evaluate),)))
+        parent = branch.at(steps).hash
+    return tuple(works)

@@ -1,0 +1,272 @@
+"""The replay buffer in the training loop: refilled at its steps, the same after a resume and for any number of workers.
+
+Shapes: B rows, D coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from harness import calibrate
+from harness.calibrate import counted_step, measure_price
+from harness.checkpoint import Store
+from harness.collective import Alone, ProcessGroup, joined
+from harness.generation_price import COUNTED_ROWS, refill_cost, without_refills
+from harness.loop import Trainer, TrainState
+from harness.phase_data import PhaseData
+from harness.plan import Branch, Phase
+from harness.trial import Event
+from models.contracts import Batch, GradientSum, Prepared, Random, Work
+from models.problem import build
+from tests.harness.energy_only import IDEM, PDEM, chain
+from tests.harness.tiny import SETTINGS, checksums, events, root, trial
+
+EVERY, ROWS, CAPACITY = 3, 11, 30
+
+
+def trainer_of(phase: Phase = IDEM, collective: Any = None) -> tuple[Trainer, TrainState]:
+    problem, group = build(SETTINGS, cache=Path("unused")), collective or Alone()
+    branch = Branch(parent=root(), phase=phase, seed=0)
+    data = PhaseData(problem, Store(Path("unused")), Alone(), torch.device("cpu")).of(branch)
+    trainer = Trainer.of(branch, problem.objective(phase.objective), data, group)
+    return trainer, TrainState.start(problem.flow(0, phase.objective), phase)
+
+
+def stepped(trainer: Trainer, state: TrainState, steps: int) -> list[Work]:
+    return [trainer.step(state) for _ in range(steps)]
+
+
+def rows_of(state: TrainState) -> Tensor:
+    assert state.buffer is not None
+    return state.buffer.x_BD
+
+
+def weights(state: TrainState) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in state.flow.parameters()])
+
+
+# refills
+
+
+def test_refills_come_before_their_steps_and_are_counted_there() -> None:
+    trainer, state = trainer_of()
+    assert state.buffer is None
+    work = stepped(trainer, state, 7)
+    plain = 2 * IDEM.batch
+    generated = 5 * ROWS  # steps of the reverse process times rows
+    assert [one.field_evaluations - plain for one in work] == [0, 0, 0, generated, 0, 0, generated]
+    assert all(one.samples == IDEM.batch for one in work)
+    assert len(rows_of(state)) == CAPACITY
+    assert state.buffer is not None
+    assert state.buffer.added == 16 + 2 * ROWS
+
+
+def test_the_loop_refills_as_single_steps_do() -> None:
+    trainer, state = trainer_of()
+    alone = stepped(trainer, state, 7)
+    again, other = trainer_of()
+    assert list(again.steps(other, to=7)) == alone
+    assert torch.equal(rows_of(state), rows_of(other))
+    assert torch.equal(weights(state), weights(other))
+
+
+def test_the_model_fills_the_buffer_with_its_own_rows() -> None:
+    trainer, state = trainer_of()
+    stepped(trainer, state, EVERY)
+    before, assumed = rows_of(state), trainer.renewal
+    assert assumed is not None
+    assert state.buffer is not None
+    expected, _ = assumed.refilled(state.buffer, state.flow, EVERY)
+    stepped(trainer, state, 1)
+    assert torch.equal(rows_of(state), expected.x_BD)
+    assert torch.equal(rows_of(state)[: len(before)], before)
+    with torch.no_grad():
+        for parameter in state.flow.parameters():
+            parameter.add_(0.1)
+    changed, _ = assumed.refilled(state.buffer, state.flow, EVERY)
+    assert not torch.equal(changed.x_BD[-ROWS:], expected.x_BD[-ROWS:])
+
+
+def test_batches_come_from_the_buffer() -> None:
+    trainer, state = trainer_of()
+    trainer.renew(state)
+    assert state.buffer is not None
+    batch, _ = trainer._drawn(4, 2, 9, state.buffer)
+    whole, _ = trainer._drawn(4, 0, IDEM.batch, state.buffer)
+    assert torch.equal(batch.x_BD, whole.x_BD[2:9])
+    assert torch.equal(whole.x_BD, state.buffer.sample(IDEM.batch, draw=4).x_BD)
+
+
+def test_rows_that_are_not_finite_stay_outside() -> None:
+    trainer, state = trainer_of()
+    stepped(trainer, state, EVERY)
+    broken = replace(trainer, renewal=replace(trainer.renewal, objective=Broken(bad=4)))  # type: ignore[type-var]
+    before = rows_of(state)
+    broken.renew(state)
+    assert torch.equal(rows_of(state), torch.cat([before, torch.ones(ROWS - 4, 2)]))
+    hopeless = replace(trainer, renewal=replace(trainer.renewal, objective=Broken(bad=ROWS)))  # type: ignore[type-var]
+    kept = rows_of(state)
+    hopeless.renew(state)
+    assert torch.equal(rows_of(state), kept)
+
+
+class Broken:
+    """Some of its rows are infinite."""
+
+    capacity, every, rows = CAPACITY, EVERY, ROWS
+
+    def __init__(self, *, bad: int) -> None:
+        self.bad = bad
+
+    def generate(self, flow: Any, random: Random, like: Tensor) -> tuple[Tensor, Work]:
+        x_BD = torch.ones(self.rows, 2)
+        x_BD[: self.bad, 0] = float("inf")
+        return x_BD, Work()
+
+
+class Impatient(Broken):
+    needs_force, prepares_ahead, prepares_globally = False, True, False
+
+    def prepare(self, prior: Any, batch: Batch, random: Random) -> Prepared:
+        return Prepared(tensors={"x": batch.x_BD})
+
+    def gradient(self, flow: Any, prepared: Prepared) -> GradientSum:
+        raise NotImplementedError
+
+
+def test_a_buffer_cannot_be_read_ahead_of_its_refill() -> None:
+    branch = Branch(parent=root(), phase=IDEM, seed=0)
+    with pytest.raises(ValueError, match="wait for its refill"):
+        Trainer.of(branch, Impatient(bad=0), Batch(x_BD=torch.zeros(4, 2)), Alone())
+
+
+def test_without_a_buffer_nothing_is_renewed_or_saved() -> None:
+    trainer, state = trainer_of(PDEM)
+    stepped(trainer, state, 4)
+    assert trainer.renewal is None
+    assert state.buffer is None
+    assert "buffer" not in state.state_dict()
+
+
+# resuming
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_a_resumed_state_goes_on_bit_for_bit(after: int) -> None:
+    trainer, state = trainer_of()
+    stepped(trainer, state, after)
+    saved = state.state_dict()
+    stepped(trainer, state, 8 - after)
+    again, other = trainer_of()
+    other.load_state_dict(saved)
+    stepped(again, other, 8 - after)
+    assert torch.equal(weights(other), weights(state))
+    assert torch.equal(rows_of(other), rows_of(state))
+    assert other.buffer is not None
+    assert state.buffer is not None
+    assert (other.buffer.added, other.buffer.seed) == (state.buffer.added, state.buffer.seed)
+
+
+def run_until(found: Iterator[Event], count: int) -> int:
+    return len(list(islice(found, count)))
+
+
+def test_an_interrupted_trial_ends_in_the_same_weights_and_buffer(tmp_path: Path) -> None:
+    works = chain((IDEM, 10))
+    assert len(list(events(trial(tmp_path / "whole", works)))) > 3
+    run = events(trial(tmp_path / "cut", works))
+    run_until(run, 6)
+    run.close()
+    partial = Store(tmp_path / "cut").latest(works[0].branch)
+    assert partial is not None
+    assert EVERY < partial["steps"] < 10  # after a refill, before the end
+    list(events(trial(tmp_path / "cut", works)))
+    marks = [checksums(tmp_path / name, works) for name in ("whole", "cut")]
+    assert marks[0] == marks[1]
+    kept = []
+    for name in ("whole", "cut"):
+        store = Store(tmp_path / name)
+        segment = store.segment(works[0].segments[0].hash)
+        assert segment is not None
+        kept.append(store.get_state(segment["state"]))
+    assert torch.equal(kept[0]["buffer"]["x"], kept[1]["buffer"]["x"])
+    assert all(torch.equal(kept[0]["weights"][name], kept[1]["weights"][name]) for name in kept[0]["weights"])
+
+
+# prices
+
+
+def test_a_price_shares_the_refill_over_the_steps_between_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.0)
+    trainer, state = trainer_of()
+    price = measure_price(trainer, state.flow)
+    again, fresh = trainer_of()
+    again.renew(fresh)
+    step = counted_step(without_refills(again), fresh)
+    refill = refill_cost(again, fresh)
+    assert step.field_evaluations == 2 * IDEM.batch
+    assert refill.field_evaluations == 5 * ROWS
+    assert price.per_step.field_evaluations == step.field_evaluations + round(5 * ROWS / EVERY)
+    assert price.per_step.flops == pytest.approx(step.flops + refill.flops / EVERY, rel=1e-12)
+    widths = [3, 8, 8, 2]
+    forward = sum(2 * a * b for a, b in pairwise(widths))
+    assert refill.flops == 5 * ROWS * forward
+    assert price.device_seconds_lo > 0
+    assert price.per_step.device_seconds >= price.device_seconds_lo
+
+
+def test_operations_of_a_large_refill_are_counted_on_a_few_rows() -> None:
+    replay = {"capacity": 500, "every": 3, "rows": 10 * COUNTED_ROWS}
+    trainer, state = trainer_of(replace(IDEM, objective={**IDEM.objective, "replay": replay}))
+    few, short = trainer_of()
+    large, small = refill_cost(trainer, state), refill_cost(few, short)
+    assert large.flops / (10 * COUNTED_ROWS) == pytest.approx(small.flops / ROWS, rel=1e-12)
+
+
+def test_no_buffer_no_refill() -> None:
+    trainer, state = trainer_of(PDEM)
+    assert refill_cost(trainer, state).field_evaluations == 0
+    assert without_refills(trainer) is trainer
+
+
+# two processes
+
+
+def as_one_of_two(rank: int, meeting: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    group = ProcessGroup()
+    trainer, state = trainer_of(collective=group)
+    work = stepped(trainer, state, 8)
+    found = {
+        "weights": weights(state),
+        "buffer": rows_of(state),
+        "generated": [one.field_evaluations - 2 * one.samples for one in work],
+        "joined": joined(torch.full((2 + rank, 2), float(rank)), 5, group),
+    }
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_share_the_refill_and_end_as_one_does(tmp_path: Path) -> None:
+    mp.spawn(as_one_of_two, args=(str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert torch.equal(first["buffer"], second["buffer"])
+    assert torch.equal(first["weights"], second["weights"])
+    assert first["generated"] == [0, 0, 0, 25, 0, 0, 25, 0]
+    assert second["generated"] == [0, 0, 0, 30, 0, 0, 30, 0]
+    assert torch.equal(first["joined"], torch.tensor([[0.0], [0.0], [1.0], [1.0], [1.0]]).expand(5, 2))
+    trainer, state = trainer_of()
+    stepped(trainer, state, 8)
+    torch.testing.assert_close(first["buffer"], rows_of(state), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(first["weights"], weights(state), rtol=1e-4, atol=1e-4)
