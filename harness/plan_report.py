@@ -116,7 +116,7 @@ def stage_rows(cells: PlanCells) -> list[dict[str, object]]:
         row: dict[str, object] = {"plan": plan} if plan else {}
         row |= {"seed": cell.seed, "stage": stage_name(cell), "steps": cell.tail_steps}
         row |= {"steps_before": cell.fork_steps, "cost_device_seconds": cell.cost(Currency.DEVICE_SECONDS)}
-        row |= {"peak_memory_bytes": cell.tail_cost.peak_memory_bytes or None}
+        row |= {"peak_memory_bytes": cell.tail_cost.peak_memory_bytes or None, "segment": cell.segment}
         for split, estimates in (("", cell.test), ("validation_", cell.validation)):
             for name, e in estimates.items():
                 key = split + name

@@ -1,4 +1,4 @@
-"""A trained plan found again by its folder: the segments that its stages ended in, and the records they left."""
+"""Trained plans found again by their folder: the segments that judged stages ended in, and the records they left."""
 
 from __future__ import annotations
 
@@ -11,25 +11,38 @@ from typing import Any
 from harness.checkpoint import Store, read_json
 from harness.contracts import Records
 from harness.identity import Settings
-from harness.plan import Branch, Phase, Plan, root_hash
 from harness.worker import evaluation_key
 
 UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedPlan:
-    """What `study.json` and `stages.csv` of a plan's folder say.
+class TrainedModel:
+    """One plan trained with one seed.
 
     Attributes:
-        problem: settings of the problem. stages: the phases in order. steps: by seed, of every stage.
-        store: that the plan's segments and records are in.
+        plan: its name among those compared, "" where it is alone.
+        segments: hashes of the segments that its judged stages ended in, by the number of the stage (0: untrained).
+    """
+
+    plan: str
+    seed: int
+    segments: Mapping[int, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedPlan:
+    """What `study.json` and `stages.csv` of a folder say of a plan, or of several that were compared.
+
+    Attributes:
+        problem: settings of the problem. stages: names of the phases, in order, the same for all plans.
+        store: that the segments and records are in.
     """
 
     folder: Path
     problem: Settings
-    stages: tuple[Phase, ...]
-    steps: Mapping[int, tuple[int, ...]]
+    stages: tuple[str, ...]
+    models: tuple[TrainedModel, ...]
     store: Store
 
     @staticmethod
@@ -40,17 +53,19 @@ class TrainedPlan:
             ValueError: where the folder is not one of a plan that ran to its end.
         """
         told = read_json(folder / "study.json")
-        if told is None or "stages" not in told["study"] or not (folder / "stages.csv").is_file():
+        study = {} if told is None else told["study"]
+        plans = [study] if "stages" in study else list(study.get("plans", {}).values())
+        if not plans or "stages" not in plans[0] or not (folder / "stages.csv").is_file():
             raise ValueError(
                 f"a trained plan is a folder with study.json and stages.csv, got {folder}; write the folder that "
                 "training the plan printed"
             )
-        stages = tuple(Phase.from_plain(stage["phase"]) for stage in told["study"]["stages"])
+        stages = tuple(stage["phase"]["name"] for stage in plans[0]["stages"])
         return TrainedPlan(
             folder=folder,
-            problem=told["study"]["setting"]["problem"],
+            problem=plans[0]["setting"]["problem"],
             stages=stages,
-            steps=steps_by_seed(folder / "stages.csv", stages),
+            models=trained_models(folder / "stages.csv", stages),
             store=Store(folder.resolve().parents[1] / "store"),
         )
 
@@ -68,50 +83,44 @@ class TrainedPlan:
             )
         return chosen
 
-    def title(self, number: int) -> str:
-        return self.stages[number - 1].name if number else UNTRAINED
+    def title(self, model: TrainedModel, number: int) -> str:
+        stage = self.stages[number - 1] if number else UNTRAINED
+        return ", ".join([*([model.plan] if model.plan else []), stage, f"seed {model.seed}"])
 
-    def segment(self, seed: int, number: int) -> str:
-        """Hash of the segment that a stage ended in."""
-        root = root_hash(self.problem["system"], seed)
-        if number == 0:
-            return Branch(parent=root, phase=self.stages[0], seed=seed).at(0).hash
-        done = tuple(zip(self.stages, self.steps[seed], strict=True))[:number]
-        return Plan(stages=done).segments(root=root, seed=seed)[-1].hash
-
-    def records(self, seed: int, number: int) -> Records:
+    def records(self, model: TrainedModel, number: int) -> Records:
         """The per-sample records of a stage's end, as they were judged.
 
         Raises:
-            ValueError: where the store has none.
+            ValueError: where there are none.
         """
-        segment = self.segment(seed, number)
-        known = self.store.evaluation(segment, evaluation_key(self.problem))
+        segment = model.segments.get(number)
+        known = None if segment is None else self.store.evaluation(segment, evaluation_key(self.problem))
         if known is None:
             raise ValueError(
-                f"the stage must have been judged, got no records of segment {segment} in {self.store.folder}; "
-                "run the command that trained the plan again"
+                f"the stage must have been judged, got no records of {self.title(model, number)} in "
+                f"{self.store.folder}; run the command that trained the plan again, without --judge-last"
             )
         return self.store.get_arrays(known["records"])
 
 
-def steps_by_seed(file: Path, stages: tuple[Phase, ...]) -> dict[int, tuple[int, ...]]:
-    """Steps of every stage, from a row for each seed and stage, the untrained model first.
+def trained_models(file: Path, stages: tuple[str, ...]) -> tuple[TrainedModel, ...]:
+    """The segments of a table with a row for each plan, seed and judged stage: the last ones, or all and the untrained.
 
     Raises:
-        ValueError: where a seed lacks a stage.
+        ValueError: where a seed lacks a stage, or the table does not name segments.
     """
     with file.open(newline="") as stream:
         rows: list[dict[str, Any]] = list(csv.DictReader(stream))
-    expected = [UNTRAINED, *(phase.name for phase in stages)]
-    found: dict[int, tuple[int, ...]] = {}
-    for seed in sorted({int(row["seed"]) for row in rows}):
-        mine = [row for row in rows if int(row["seed"]) == seed]
-        names = [row["stage"] for row in mine]
-        if names != expected:
+    places = list(dict.fromkeys((row.get("plan") or "", int(row["seed"])) for row in rows))
+    names, models = [UNTRAINED, *stages], []
+    for plan, seed in places:
+        mine = [row for row in rows if (row.get("plan") or "", int(row["seed"])) == (plan, seed)]
+        found, first = [row["stage"] for row in mine], len(names) - len(mine)
+        if first < 0 or found != names[first:] or not all(row.get("segment") for row in mine):
             raise ValueError(
-                f"every seed of {file} must have the stages {', '.join(expected)}, got {', '.join(names)} for seed "
-                f"{seed}; run the command that trained the plan again"
+                f"every seed of {file} must have the stages {', '.join(names)} or the last of them, with their "
+                f"segments, got {', '.join(found)} for seed {seed}; run the command that trained the plan again"
             )
-        found[seed] = tuple(int(row["steps"]) for row in mine[1:])
-    return found
+        segments = {first + k: row["segment"] for k, row in enumerate(mine)}
+        models.append(TrainedModel(plan=plan, seed=seed, segments=segments))
+    return tuple(models)

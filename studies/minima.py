@@ -38,7 +38,7 @@ class MinimaUnderSamples:
     samples: tuple[Path, ...] = ()
     """Samples of models: .npy files (rows x dim)."""
     plan: Path | None = None
-    """Folder of a trained plan: its models' samples, one set a seed."""
+    """Folder of a trained plan, or of several that were compared: their models' samples, a set for each seed."""
     stage: int | None = None
     """Stage of the plan, counted from one; 0 is the untrained model (default: the last)."""
     reference: Path | None = None
@@ -112,9 +112,9 @@ class MinimaUnderSamples:
             sets[title] = read_rows(file, space, at_most=self.rows)
         if plan is not None:
             stage = plan.stage(self.stage)
-            for seed in plan.steps:
-                x_BD = torch.from_numpy(plan.records(seed, stage)["model/x"])
-                sets[f"{plan.title(stage)}, seed {seed}"] = x_BD[: self.rows]
+            for model in plan.models:
+                x_BD = torch.from_numpy(plan.records(model, stage)["model/x"])
+                sets[plan.title(model, stage)] = x_BD[: self.rows]
         return {REFERENCE: self.reference_points(target, plan), **sets}
 
     def reference_points(self, target: str, plan: TrainedPlan | None) -> torch.Tensor:

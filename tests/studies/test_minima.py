@@ -93,9 +93,9 @@ def test_the_models_of_a_trained_plan_are_found_by_its_folder(tmp_path: Path, mo
     trained.execute()
     folder = tmp_path / "train_plan" / trained.study().id
     plan = TrainedPlan.read(folder)
-    assert [phase.name for phase in plan.stages] == ["fm", "ml"]
-    assert plan.steps == {0: (3, 2), 1: (3, 2)}
-    x = {(seed, stage): plan.records(seed, stage)["model/x"] for seed in (0, 1) for stage in (0, 1, 2)}
+    assert plan.stages == ("fm", "ml")
+    assert [(model.plan, model.seed) for model in plan.models] == [("", 0), ("", 1)]
+    x = {(m.seed, stage): plan.records(m, stage)["model/x"] for m in plan.models for stage in (0, 1, 2)}
     assert all(each.shape == (40, 2) for each in x.values())
     assert len({each.tobytes() for each in x.values()}) == 6
 
@@ -115,10 +115,15 @@ def test_the_models_of_a_trained_plan_are_found_by_its_folder(tmp_path: Path, mo
         assert beat in str(told.value)
     other = {**plan.problem, "evaluation": {**plan.problem["evaluation"], "samples": 41}}
     with pytest.raises(ValueError, match="must have been judged"):
-        replace(plan, problem=other).records(0, 1)
-    (folder / "stages.csv").write_text("seed,stage,steps\n0,untrained,0\n0,fm,3\n")
-    with pytest.raises(ValueError, match="must have the stages untrained, fm, ml, got untrained, fm for seed 0"):
+        replace(plan, problem=other).records(plan.models[0], 1)
+    (folder / "stages.csv").write_text("seed,stage,segment\n0,untrained,a\n0,fm,b\n")
+    with pytest.raises(ValueError, match=r"must have the stages untrained, fm, ml .* got untrained, fm for seed 0"):
         TrainedPlan.read(folder)
+    (folder / "stages.csv").write_text(f"seed,stage,segment\n1,ml,{plan.models[1].segments[2]}\n")
+    last = TrainedPlan.read(folder)
+    assert last.records(last.models[0], 2)["model/x"].tobytes() == x[1, 2].tobytes()
+    with pytest.raises(ValueError, match="must have been judged, got no records of fm, seed 1"):
+        last.records(last.models[0], 1)
 
 
 def test_without_reference_data_own_samples_are_made(tmp_path: Path) -> None:

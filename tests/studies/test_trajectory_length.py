@@ -18,6 +18,7 @@ from harness.contracts import TrialSource
 from harness.launch import check_problem
 from harness.plan_run import PlanCells, PlanStudyRun
 from harness.plan_study import PlanComparison, PlanStudy
+from harness.trained_plan import TrainedPlan
 from harness.trial import Event, TrialSpec
 from studies.train_plan import TrainPlan
 from studies.trajectory_length import COLUMNS, TrajectoryLength, pairs_of, paths_of, report
@@ -339,6 +340,10 @@ def test_the_program_itself_leaves_its_records(tmp_path: Path) -> None:
     assert keys == {"optimal-transport/seed0/fm@3/pg", "summary"}
     kept = {path.name for path in (tmp_path / "artifacts").rglob("*.*")}
     assert {"study.json", "change.png", "changes.csv"} <= kept
+    found = TrainedPlan.read(folder)
+    (model,) = found.models
+    assert found.title(model, 2) == "optimal-transport, pg, seed 0"
+    assert found.records(model, 2)["model/x"].shape == (64, 8)
 
 
 def test_one_share_of_an_evaluation_stands_for_all(tmp_path: Path) -> None:
