@@ -343,7 +343,7 @@ def test_the_program_itself_leaves_its_records(tmp_path: Path) -> None:
     found = TrainedPlan.read(folder)
     (model,) = found.models
     assert found.title(model, 2) == "optimal-transport, pg, seed 0"
-    assert found.records(model, 2)["model/x"].shape == (64, 8)
+    assert found.records(model, 2)["model/x"].shape == (64, 6)
 
 
 def test_one_share_of_an_evaluation_stands_for_all(tmp_path: Path) -> None:
