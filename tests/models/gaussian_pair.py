@@ -91,7 +91,7 @@ def log_normaliser(flow: GaussianFlow, target: GaussianTarget) -> Tensor:
 
 def exact_rows(flow: GaussianFlow, target: GaussianTarget, b: float, n: int, *, seed: int) -> Tensor:
     """n draws of pi_b, proportional to q^(1 - 2b) p^(2b), which is a Gaussian."""
-    variance, own = float((flow.prior.std * flow.log_scale.exp()).square()), target.std**2
+    variance, own = float((flow.prior.std * flow.log_scale.detach().exp()).square()), target.std**2
     precision = (1.0 - 2.0 * b) / variance + 2.0 * b / own
     mean_D = ((1.0 - 2.0 * b) * flow.centre_D.detach() / variance + 2.0 * b * target.centre_D / own) / precision
     noise_BD = torch.randn(n, flow.prior.space.dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
