@@ -77,7 +77,14 @@ class GaussianMixture:
 
     def score(self, x_BD: Tensor) -> Tensor:
         """sum_k r_k (mu_k - x) / variance with responsibilities r = softmax of the joint; (B, D) -> (B, D)."""
+        return self._pulled(*self._log_joint(x_BD))
+
+    def energy_and_score(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, (B,) and (B, D), with the distances to the components found once."""
         log_joint_BK, offset_BKD = self._log_joint(x_BD)
+        return -torch.logsumexp(log_joint_BK, dim=-1), self._pulled(log_joint_BK, offset_BKD)
+
+    def _pulled(self, log_joint_BK: Tensor, offset_BKD: Tensor) -> Tensor:
         responsibility_BK1 = torch.softmax(log_joint_BK, dim=-1).unsqueeze(-1)
         return (responsibility_BK1 * offset_BKD).sum(-2) / self.variance
 

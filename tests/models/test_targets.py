@@ -213,3 +213,10 @@ def test_impossible_constants_are_refused() -> None:
         dw4(tau=0.0)
     with pytest.raises(ValueError, match="positive"):
         lj13(pair_factor=-1.0)
+
+
+def test_energy_and_score_of_a_mixture_are_the_two_at_once() -> None:
+    x_BD = 3.0 * torch.randn(7, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    energy_B, score_BD = gmm40().energy_and_score(x_BD)
+    assert torch.equal(energy_B, gmm40().energy(x_BD))
+    assert torch.equal(score_BD, gmm40().score(x_BD))
