@@ -29,17 +29,17 @@ def share(size: int, rank: int, workers: int) -> tuple[int, int]:
     return size * rank // workers, size * (rank + 1) // workers
 
 
-def joined(mine_BD: torch.Tensor, size: int, collective: Collective) -> torch.Tensor:
-    """The shares of all ranks in their order, (size, D), the same bits everywhere.
+def joined(mine: torch.Tensor, size: int, collective: Collective) -> torch.Tensor:
+    """The shares of all ranks in their order, (size, ...), the same bits everywhere.
 
     One all-reduce of rows that are zero where others have theirs: adding zeros is exact, and what an all-reduce gives
     is what keeps the weights of all ranks alike.
     """
     start, stop = share(size, collective.rank, collective.workers)
-    whole_BD = mine_BD.new_zeros(size, mine_BD.shape[1])
-    whole_BD[start:stop] = mine_BD
-    collective.sum_(whole_BD)
-    return whole_BD
+    whole = mine.new_zeros(size, *mine.shape[1:])
+    whole[start:stop] = mine
+    collective.sum_(whole)
+    return whole
 
 
 class Alone:

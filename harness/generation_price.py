@@ -40,9 +40,10 @@ def refill_cost(trainer: Trainer, state: TrainState) -> Cost:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     first, last = share(renewal.objective.rows, trainer.collective.rank, trainer.collective.workers)
-    few, like = max(1, min(COUNTED_ROWS, last - first)), state.buffer.x_BD
+    few, experience = max(1, min(COUNTED_ROWS, last - first)), state.buffer
+    device = next(state.flow.parameters()).device
     with MatrixProductCounter() as counter:
-        _, peak = peak_of(lambda: renewal.objective.generate(state.flow, whole_batch(few, 0), like), like.device)
+        _, peak = peak_of(lambda: renewal.objective.generate(state.flow, experience, whole_batch(few, 0)), device)
     scale = (last - first) / few
     return cost_of(work, flops=scale * counter.flops, seconds=seconds, peak_bytes=round(scale * peak))
 

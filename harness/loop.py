@@ -24,10 +24,9 @@ from harness.collective import Collective, share
 from harness.identity import derived_seed
 from harness.plan import Branch, Phase, geometric_grid
 from harness.prefetch import prefetched
-from harness.renewal import Renewal
-from harness.replay import ReplayBuffer
+from harness.renewal import Renewal, restored
 from harness.trial import Event
-from models.contracts import Batch, GradientSum, Objective, Prepared, Random, Recordable, Work
+from models.contracts import Batch, Experience, GradientSum, Objective, Prepared, Random, Recordable, Work
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Tally:
 
 @dataclass
 class TrainState:
-    """The one mutable thing of a worker: weights, optimiser, average, replay buffer, and how many steps are done.
+    """The one mutable thing of a worker: weights, optimiser, average, buffer of own rows, and how many steps are done.
 
     `recorded` is the gradient as a graph of the GPU, where there is one; no part of a checkpoint.
     """
@@ -52,7 +51,7 @@ class TrainState:
     average: list[Tensor] | None
     step: int = 0
     tally: Tally = field(default_factory=Tally)
-    buffer: ReplayBuffer | None = None
+    buffer: Experience | None = None
     recorded: CapturedGradient | None = None
 
     @staticmethod
@@ -77,15 +76,15 @@ class TrainState:
             **({} if self.buffer is None else {"buffer": self.buffer.state_dict()}),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], objective: object = None) -> None:
+        """Go on from a snapshot. `objective`: of the phase, where the snapshot has a buffer."""
         self.flow.load_state_dict(state["weights"])
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.step = state["step"]
         self.tally = Tally(**state["tally"])
         self.buffer = None
         if "buffer" in state:
-            x_BD = state["buffer"]["x"].to(next(self.flow.parameters()).device)
-            self.buffer = ReplayBuffer.from_state({**state["buffer"], "x": x_BD})
+            self.buffer = restored(state["buffer"], objective, like=next(self.flow.parameters()))
         if self.average is not None:
             for mine, saved in zip(self.average, state["average"], strict=True):
                 mine.copy_(saved)
@@ -129,7 +128,7 @@ class Trainer:
 
     Attributes:
         microbatch: most rows of one gradient call; their sums are added in order. None: all local rows in one call.
-        renewal: of the replay buffer that batches are drawn from; None where they are rows of the data.
+        renewal: of the buffer of own rows that batches are drawn from; None where they are rows of the data.
     """
 
     branch: Branch
@@ -168,17 +167,15 @@ class Trainer:
         )
 
     def renew(self, state: TrainState) -> Work:
-        """Bring the replay buffer up to the state's step, where there is one; this worker's work."""
+        """Bring the buffer of own rows up to the state's step, where there is one; this worker's work."""
         if self.renewal is None:
             return Work()
         if state.buffer is None:
             state.buffer = self.renewal.begin(self.data)
-        if not self.renewal.is_due(state.step):
-            return Work()
-        state.buffer, work = self.renewal.refilled(state.buffer, state.flow, state.step)
+        state.buffer, work = self.renewal.brought_to(state.step, state.buffer, state.flow)
         return work
 
-    def prepare(self, prior: Any, step: int, buffer: ReplayBuffer | None = None) -> Prepared:
+    def prepare(self, prior: Any, step: int, buffer: Experience | None = None) -> Prepared:
         """This worker's rows of a step, made by a function of the step's number (and of the buffer) alone."""
         size = self.branch.phase.batch
         mine = share(size, self.collective.rank, self.collective.workers)
@@ -186,10 +183,10 @@ class Trainer:
             return self.objective.prepare(prior, *self._drawn(step, *mine, buffer))
         return self.objective.prepare(prior, *self._drawn(step, 0, size, buffer)).rows(*mine)
 
-    def _drawn(self, step: int, start: int, stop: int, buffer: ReplayBuffer | None) -> tuple[Batch, Random]:
+    def _drawn(self, step: int, start: int, stop: int, buffer: Experience | None) -> tuple[Batch, Random]:
         """Data and randomness of rows [start, stop) of a step's global batch."""
         if buffer is not None:
-            batch = Batch(x_BD=buffer.x_BD[buffer.rows(stop, draw=step)[start:]])
+            batch = buffer.batch(start, stop, draw=step)
         else:
             rows, forces = self.order.rows_of(step)[start:stop], self.data.force_BD
             batch = Batch(x_BD=self.data.x_BD[rows], force_BD=None if forces is None else forces[rows])
@@ -226,6 +223,9 @@ class Trainer:
         flat = flatten_gradients(local.gradients, local.loss_sum, local.weight)
         self.collective.sum_(flat)
         loss, norm = self._apply(state, flat)
+        if self.renewal is not None and state.buffer is not None:
+            size = self.branch.phase.batch
+            state.buffer = self.renewal.revised(state.buffer, local.seen_B, step=state.step, batch=size)
         state.step += 1
         count_step(state.tally, loss, norm)
         return generated + local.work

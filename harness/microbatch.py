@@ -62,7 +62,8 @@ def tried_peak(trainer: Trainer, flow: torch.nn.Module) -> float:
 
     def step() -> None:
         prepared = trainer.prepare(state.flow.prior, state.step, state.buffer)
-        trainer.step(state, prepared if trainer.microbatch is None else prepared.rows(0, 3 * trainer.microbatch))
+        part = prepared if trainer.microbatch is None else prepared.rows(0, 3 * trainer.microbatch)
+        replace(trainer, renewal=None).step(state, part)  # a part of a batch tells the buffer nothing
 
     trainer.renew(state)
     trainer.order.rows_of(state.step)  # an epoch's order is made once and then kept: no part of a step
@@ -95,4 +96,4 @@ def state_tensors(state: TrainState) -> Iterator[torch.Tensor]:
         yield from (value for value in moments.values() if isinstance(value, torch.Tensor))
     yield from state.average or []
     if state.buffer is not None:
-        yield state.buffer.x_BD
+        yield from state.buffer.tensors.values()

@@ -160,7 +160,8 @@ class Worker:
             self.store.save_latest(branch, steps=state.step, state=name, events=self.pending)
 
     def _keep(self, segment: Segment, state: TrainState) -> Event:
-        rows = {} if state.buffer is None else {"replay buffer": state.buffer.x_BD}
+        kept = {} if state.buffer is None else state.buffer.tensors
+        rows = {f"buffer {name}": tensor for name, tensor in kept.items()}
         mark = checksum({**state.flow.state_dict(), **rows})
         self._check_ranks_agree(mark, segment)
         if self.collective.rank == 0:
@@ -188,7 +189,7 @@ class Worker:
         self.pending = []
         if found is not None:
             name, events = found
-            state.load_state_dict(self.store.get_state(name))
+            state.load_state_dict(self.store.get_state(name), self.problem.objective(branch.phase.objective))
             self.pending = [Event(**event) for event in events]
         return state
 

@@ -203,19 +203,23 @@ class GradientSum:
         loss_sum: sum over the rows of the monitored loss (0-d tensor, no synchronisation with the host).
         weight: number of rows (the divisor after summing over workers).
         work: what the rows called, with what preparing them did.
+        seen_B: what the model said of each row, for an experience to be revised by; None where nobody asks.
     """
 
     gradients: tuple[Tensor, ...]
     loss_sum: Tensor
     weight: float
     work: Work
+    seen_B: Tensor | None = None
 
     def __add__(self, other: GradientSum) -> GradientSum:
+        seen = [part for part in (self.seen_B, other.seen_B) if part is not None]
         return GradientSum(
             gradients=tuple(a + b for a, b in zip(self.gradients, other.gradients, strict=True)),
             loss_sum=self.loss_sum + other.loss_sum,
             weight=self.weight + other.weight,
             work=self.work + other.work,
+            seen_B=torch.cat(seen) if seen else None,
         )
 
 
@@ -265,15 +269,37 @@ class Recordable(Protocol):
     def recordable(self) -> Literal[True]: ...
 
 
-@runtime_checkable
-class SelfReplaying(Protocol):
-    """What an Objective is besides, whose batches come from a buffer of rows that the model itself makes anew.
+class Experience(Protocol):
+    """Rows that a model has made to learn from, with all that belongs to them: a plain value, kept in checkpoints.
 
-    The buffer starts as the phase's data. Before step k, where k is a multiple of `every`, `rows` new ones go in.
+    Draws depend on the value and on their number alone, so that every worker finds its own share.
     """
 
+    def __len__(self) -> int:
+        """How many rows there are."""
+
     @property
-    def capacity(self) -> int: ...
+    def ready(self) -> bool:
+        """Whether there are enough rows to draw from."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Everything that workers must agree on."""
+
+    def batch(self, start: int, stop: int, *, draw: int) -> Batch:
+        """Rows [start, stop) of draw number `draw`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers, from which the same value can be made."""
+
+
+@runtime_checkable
+class LearnsFromExperience(Protocol):
+    """What an Objective is besides, whose batches come from rows that the model itself makes anew.
+
+    Before step k, where k > 0 is a multiple of `every`, `rows` new ones are made; before any step, as often as it takes
+    until the experience is ready.
+    """
 
     @property
     def every(self) -> int: ...
@@ -281,8 +307,20 @@ class SelfReplaying(Protocol):
     @property
     def rows(self) -> int: ...
 
-    def generate(self, flow: Any, random: Random, like: Tensor) -> tuple[Tensor, Work]:
-        """This worker's share (B, D) of `random`'s rows, in the dtype and on the device of `like`."""
+    def begin(self, data: Batch, *, seed: int) -> Experience:
+        """Before the first step, from the phase's data. The seed is that of all draws."""
+
+    def restored(self, state: Mapping[str, Any], *, like: Tensor) -> Experience:
+        """What a state was taken from, on the device of `like`."""
+
+    def generate(self, flow: Any, experience: Any, random: Random) -> Prepared:
+        """This worker's share of `random`'s rows, in the dtype and on the device of those that there are."""
+
+    def extended(self, experience: Any, made: Mapping[str, Tensor]) -> Experience:
+        """With the rows of all workers, in order. Rows that cannot be used are left out."""
+
+    def revised(self, experience: Any, seen_B: Tensor | None, *, draw: int) -> Experience:
+        """After the step of a draw: what its global batch showed, row by row (`GradientSum.seen_B`)."""
 
 
 def parameter_gradients(loss: Tensor, parameters: list[torch.nn.Parameter]) -> tuple[Tensor, ...]:

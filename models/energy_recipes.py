@@ -12,8 +12,36 @@ BufferStart = Literal["prior", "estimate", "data"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class BootstrapRecipe:
+    """Flow annealed bootstrap: the coupling flow, the annealing that makes rows from it, and what is kept of them.
+
+    Attributes:
+        prior_std: width of the target, which the flow begins as. layers, hidden, couplings, bins: of the flow.
+        bridges, leapfrog_steps, step_size: of annealing; the step size, a length, adapts.
+        rows: annealed every so many steps (`every`). capacity, minimum: of the buffer.
+    """
+
+    prior_std: float
+    step_size: float
+    layers: int = 12
+    hidden: int = 64
+    couplings: Literal["spline", "affine"] = "spline"
+    bins: int = 8
+    bridges: int = 8
+    leapfrog_steps: int = 5
+    ratio_clip: float = 10.0
+    batch: int = 512
+    every: int = 8
+    rows: int = 512
+    capacity: int = 16_384
+    minimum: int = 2048
+    learning_rate: float = 1e-3
+    gradient_clip: float = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnergyRecipe:
-    """Denoising energy matching, then the samplers of controlled paths. Lengths are those of the target.
+    """Denoising energy matching, the samplers of controlled paths, and bootstrapping. Lengths are those of the target.
 
     Attributes:
         sigma_min, sigma_max: of the geometric noise schedule. samples: K. clip: of the regression target, of every
@@ -22,6 +50,7 @@ class EnergyRecipe:
             for those of the system. scaled: width of the data, where score networks see rows in units of their width.
         capacity, inner_steps, generated: of the replay buffer, which `initial_rows` from `initial` begin.
         sde_steps, noise_scale, climb_steps: of the reverse process that refills it.
+        bootstrap: of flow annealed bootstrap.
         control_*: of both path samplers. pis_*: path integral. dds_*: denoising diffusion; `dds_largest` is the share
             of fresh variance in the first step.
     """
@@ -36,6 +65,7 @@ class EnergyRecipe:
     pis_learning_rate: float
     dds_sigma: float
     dds_learning_rate: float
+    bootstrap: BootstrapRecipe
     weighting: Literal["one", "variance"] = "one"
     variance_offset: float | None = None
     network: NetworkName = "field"
@@ -74,6 +104,9 @@ GMM4 = EnergyRecipe(
     pis_learning_rate=5e-3,
     dds_sigma=1.5,
     dds_learning_rate=5e-3,
+    bootstrap=BootstrapRecipe(
+        prior_std=1.5, step_size=0.3, layers=6, bridges=2, leapfrog_steps=3, batch=256, minimum=1024
+    ),
 )
 # Akhound-Sadegh et al. 2024 train the forty Gaussians in units of 50: noise 1e-5 to 1, clip 70, weight h + 1e-3. Here
 # the same numbers stand in the target's own lengths: scores are 1 / 50 as large, variances 2500 times as large. Their
@@ -96,6 +129,9 @@ GMM40 = EnergyRecipe(
     pis_learning_rate=5e-4,
     dds_sigma=30.0,
     dds_learning_rate=5e-4,
+    bootstrap=BootstrapRecipe(
+        prior_std=23.0, step_size=1.0, layers=8, bins=16, bridges=2, leapfrog_steps=3, batch=256, minimum=4096
+    ),
 )
 DW4 = EnergyRecipe(
     sigma_min=1e-5,
@@ -108,8 +144,18 @@ DW4 = EnergyRecipe(
     pis_learning_rate=5e-4,
     dds_sigma=1.0,
     dds_learning_rate=5e-4,
+    bootstrap=BootstrapRecipe(prior_std=2.0, step_size=0.17, every=32, learning_rate=3e-3),
 )
-LJ13 = replace(DW4, sigma_min=0.01, sigma_max=2.0, noise_scale=0.9, pis_learning_rate=1e-4, dds_learning_rate=5e-3)
+# Coupling flows know nothing of permutations and rotations: on clusters their settings are a start and no more.
+LJ13 = replace(
+    DW4,
+    sigma_min=0.01,
+    sigma_max=2.0,
+    noise_scale=0.9,
+    pis_learning_rate=1e-4,
+    dds_learning_rate=5e-3,
+    bootstrap=BootstrapRecipe(prior_std=1.0, step_size=0.01),
+)
 LJ55 = replace(
     LJ13,
     sigma_min=0.5,

@@ -1,7 +1,8 @@
 """Which model a phase trains, by the settings of its objective, and how that model is made.
 
 Flow matching, maximum likelihood and path gradients train the continuous flow unless their settings name a `model`;
-denoising energy matching trains a score network inside its probability flow; the controlled samplers train a control.
+denoising energy matching trains a score network inside its probability flow; the controlled samplers train a control;
+flow annealed bootstrap trains a coupling flow.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from models.controlled import ControlledSampler, Process
 from models.fields.scaled_score import ScaledScore
 from models.fields.sinusoidal import SinusoidalField
 from models.flows.continuous import ContinuousFlow
+from models.flows.coupling import CouplingFlow
 from models.flows.diffusion import ProbabilityFlow, noise_prior
 from models.flows.prior import GaussianPrior
 from models.objectives.denoising_diffusion import DenoisingDiffusion, cosine_squared
@@ -28,6 +30,7 @@ Settings = Mapping[str, Any]
 
 CONTINUOUS_FLOW: dict[str, Any] = {"kind": "continuous_flow"}
 CONTROLLED = ("path_integral", "denoising_diffusion")
+BOOTSTRAP = "flow_annealed_bootstrap"
 SCHEDULES: dict[str, type[Geometric | Linear | Quadratic | Power | Cosine]] = {
     "geometric": Geometric,
     "linear": Linear,
@@ -46,6 +49,8 @@ def model_of(objective: Settings | None) -> dict[str, Any]:
     if objective["kind"] in CONTROLLED:
         kept = ("kind", "sigma", "steps", "largest", "network")
         return {name: objective[name] for name in kept if name in objective}
+    if objective["kind"] == BOOTSTRAP:
+        return {"kind": "coupling_flow", **objective["flow"]}
     return dict(objective.get("model", CONTINUOUS_FLOW))
 
 
@@ -76,11 +81,25 @@ def model_for(model: Settings, target: Target, sizes: Sizes) -> nn.Module:
         schedule = schedule_of(model["schedule"])
         field = ProbabilityFlow(score=score_for(model["network"], space, schedule, sizes), schedule=schedule)
         return ContinuousFlow(prior=noise_prior(space, schedule), field=field)
+    if kind == "coupling_flow":
+        return coupling_flow_of(model, space)
     if kind in CONTROLLED:
         control = control_for(model["network"], target, sizes)
         return ControlledSampler(space=space, process=process_of(model, target), control=control)
     raise ValueError(
-        f"a model is continuous_flow, probability_flow, {' or '.join(CONTROLLED)}, got {kind!r}; write one of these"
+        f"a model is continuous_flow, probability_flow, coupling_flow, {' or '.join(CONTROLLED)}, got {kind!r}; "
+        "write one of these"
+    )
+
+
+def coupling_flow_of(model: Settings, space: Space) -> CouplingFlow:
+    """An untrained coupling flow of {"prior_std", "layers", "hidden" (a width, twice), "couplings", "bins"}."""
+    return CouplingFlow(
+        prior=GaussianPrior(space=space, std=model["prior_std"]),
+        layers=model["layers"],
+        hidden=(model["hidden"], model["hidden"]),
+        kind=model["couplings"],
+        bins=model["bins"],
     )
 
 

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.annealed import PUSH_EVALUATIONS
 from models.contracts import Batch, Field, Prepared, Random, Target, Work
 from models.controlled import ControlledSampler
+from models.flows.coupling import CouplingFlow
 from models.flows.diffusion import ReverseSDE, noise_prior
 from models.flows.divergence import exact_divergence
 from models.flows.solvers import Dopri5
@@ -153,7 +155,7 @@ class ParentRows:
     """Samples of the parent's model with their forces, as they are or resampled by importance.
 
     Settings: "rows"; "resampled"; "sde", where a score network's reverse process is to draw instead of its probability
-    flow (it has no weights), with its "schedule"; "tolerance" of dopri5 elsewhere.
+    flow (it has no weights), with its "schedule"; "tolerance" of dopri5 for continuous flows.
     """
 
     target: Target
@@ -211,11 +213,14 @@ class ParentRows:
         return Prepared(tensors={"x": path.x_BD, "log_weight": path.log_weight_B}, work=work)
 
     def _pushed(self, flow: Any, random: Random, like: Tensor) -> Prepared:
-        tolerance = self.settings["tolerance"]
-        counted = CountedDivergence()
         x0_BD = flow.prior.from_noise(random.normal(self.target.space.dim, like=like))
-        pushed = flow.push(x0_BD, solver=Dopri5(rtol=tolerance, atol=tolerance), divergence=counted)
-        x_BD, work = pushed.x1_BD, Work(field_evaluations=counted.rows)
+        if isinstance(flow, CouplingFlow):
+            pushed, evaluations = flow.push(x0_BD), PUSH_EVALUATIONS * len(x0_BD)
+        else:
+            tolerance, counted = self.settings["tolerance"], CountedDivergence()
+            pushed = flow.push(x0_BD, solver=Dopri5(rtol=tolerance, atol=tolerance), divergence=counted)
+            evaluations = counted.rows
+        x_BD, work = pushed.x1_BD, Work(field_evaluations=evaluations)
         if not self.settings["resampled"]:
             return Prepared(tensors={"x": x_BD}, work=work)
         n = len(x_BD)

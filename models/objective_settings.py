@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from models.annealed import Annealing
 from models.contracts import Objective, Target
 from models.couplings import Coupling, EquivariantOptimalTransport, Independent, OptimalTransport
 from models.flows.diffusion import FinalClimb, ReverseSDE
-from models.generators import CONTROLLED, process_of, schedule_of
+from models.generators import BOOTSTRAP, CONTROLLED, process_of, schedule_of
 from models.objectives.denoising_energy_matching import DenoisingEnergyMatching
+from models.objectives.flow_annealed_bootstrap import BufferedBootstrap
 from models.objectives.flow_matching import FlowMatching
 from models.objectives.maximum_likelihood import MaximumLikelihood
 from models.objectives.path_gradient import PathGradient
+from models.objectives.replayed_bootstrap import ReplayedBootstrap
 from models.objectives.replayed_energy_matching import ReplayedEnergyMatching
 from models.schedules import Schedule
 from models.score_estimator import Clip
 from models.systems import System
 
-KINDS = ("flow_matching", "path_gradient", "maximum_likelihood", "denoising_energy_matching", *CONTROLLED)
+KINDS = ("flow_matching", "path_gradient", "maximum_likelihood", "denoising_energy_matching", *CONTROLLED, BOOTSTRAP)
 ELSEWHERE = ("data", "model")
 """Settings that stand beside an objective's own: the rows that it trains on, and the model that it trains."""
 
@@ -42,6 +45,8 @@ def objective_of(settings: Mapping[str, Any], system: System) -> Objective:
         return energy_matching_of(settings, system.target)
     if kind in CONTROLLED:
         return controlled_of(settings, system.target)
+    if kind == BOOTSTRAP:
+        return bootstrap_of(settings, system.target)
     raise ValueError(f"an objective is one of {', '.join(KINDS)}, got {kind!r}; write one of these")
 
 
@@ -94,6 +99,16 @@ def sde_of(settings: Mapping[str, Any], target: Target, schedule: Schedule) -> R
         steps=settings["steps"],
         noise_scale=settings["noise_scale"],
         final=final,
+    )
+
+
+def bootstrap_of(settings: Mapping[str, Any], target: Target) -> ReplayedBootstrap:
+    """The bootstrap of {"annealing": ..., "ratio_clip": ..., "replay": {...}}."""
+    return ReplayedBootstrap(
+        target=target,
+        annealing=Annealing(**settings["annealing"]),
+        loss=BufferedBootstrap(ratio_clip=settings["ratio_clip"]),
+        **settings["replay"],
     )
 
 

@@ -110,6 +110,10 @@ class PrioritisedBuffer:
         """Whether there are enough rows to draw from."""
         return len(self) >= self.minimum
 
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"x": self.x_BD, "log_w": self.log_w_B, "log_q": self.log_q_B}
+
     def add(self, x_BD: Tensor, *, log_w_B: Tensor, log_q_B: Tensor) -> PrioritisedBuffer:
         """The buffer with more rows behind the ones that it has. All must be finite: drop unusable ones before."""
         require_weighted(x_BD, log_w_B, log_q_B)

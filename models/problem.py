@@ -31,6 +31,7 @@ from models.estimators import (
     pair_distances,
 )
 from models.flows.continuous import ContinuousFlow
+from models.flows.coupling import CouplingFlow
 from models.flows.diffusion import ProbabilityFlow
 from models.flows.solvers import Dopri5
 from models.generators import Sizes, model_for, model_of
@@ -163,7 +164,7 @@ class BoltzmannProblem:
         return model_of(objective)
 
     def flow(self, seed: int, objective: Mapping[str, Any] | None = None) -> Any:
-        """A ContinuousFlow, or a ControlledSampler for the objectives of controlled paths."""
+        """A ContinuousFlow, a CouplingFlow for bootstrapping, or a ControlledSampler for controlled paths."""
         sizes = Sizes(**{name: self.system[name] for name in ("hidden", "layers", "prior_std")})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -191,14 +192,21 @@ class BoltzmannProblem:
             pool = self.reference.train_BD
         return pool[torch.randperm(len(pool), generator=generator)[:n]].float()
 
-    def evaluate(self, flow: ContinuousFlow | ControlledSampler, *, rank: int, workers: int) -> dict[str, np.ndarray]:
+    def evaluate(
+        self, flow: ContinuousFlow | CouplingFlow | ControlledSampler, *, rank: int, workers: int
+    ) -> dict[str, np.ndarray]:
+        """This worker's share of the records.
+
+        A coupling flow has no path, so that its length is the distance from end to end, and no loss of flow matching.
+        """
         dtype = getattr(torch, self.evaluation["dtype"])
         judged = copy.deepcopy(flow).to(dtype)
         n = self.evaluation["samples"]
         rows = slice(n * rank // workers, n * (rank + 1) // workers)
         if isinstance(judged, ControlledSampler):
             return _prefixed("model", self._weighted_records(judged, rows))
-        solver = Dopri5(rtol=self.evaluation["tolerance"], atol=self.evaluation["tolerance"])
+        tolerance = self.evaluation["tolerance"]
+        solver = {} if isinstance(judged, CouplingFlow) else {"solver": Dopri5(rtol=tolerance, atol=tolerance)}
         device = next(flow.parameters()).device
         records: dict[str, np.ndarray] = {}
         for split in ("validation", "test"):
@@ -206,10 +214,12 @@ class BoltzmannProblem:
             records |= _prefixed(split, self._data_records(judged, x_BD, rows, solver))
         return records | _prefixed("model", self._model_records(judged, rows, solver))
 
-    def _data_records(self, flow: ContinuousFlow, x_BD: Tensor, rows: slice, solver: Dopri5) -> DataRecords:
-        pulled = flow.pull(x_BD[rows], solver=solver)
+    def _data_records(
+        self, flow: ContinuousFlow | CouplingFlow, x_BD: Tensor, rows: slice, solver: Mapping[str, Any]
+    ) -> DataRecords:
+        pulled = flow.pull(x_BD[rows], **solver)
         loss = None  # that of flow matching says nothing of a velocity that is half a score
-        if not isinstance(flow.field, ProbabilityFlow):
+        if isinstance(flow, ContinuousFlow) and not isinstance(flow.field, ProbabilityFlow):
             loss = _array(flow_matching_loss(flow, x_BD, whole_batch(len(x_BD), EVALUATION_SEED))[rows])
         return DataRecords(
             sample_id=np.arange(rows.start, rows.stop),
@@ -220,14 +230,16 @@ class BoltzmannProblem:
             fm_loss=loss,
         )
 
-    def _model_records(self, flow: ContinuousFlow, rows: slice, solver: Dopri5) -> ModelRecords:
+    def _model_records(
+        self, flow: ContinuousFlow | CouplingFlow, rows: slice, solver: Mapping[str, Any]
+    ) -> ModelRecords:
         like = next(flow.parameters())
         noise = torch.randn(
             (self.evaluation["samples"], self.physics.target.space.dim),
             generator=torch.Generator().manual_seed(EVALUATION_SEED),
             dtype=torch.float64,
         )
-        pushed = flow.push(flow.prior.from_noise(noise[rows].to(like)), solver=solver)
+        pushed = flow.push(flow.prior.from_noise(noise[rows].to(like)), **solver)
         return ModelRecords(
             sample_id=np.arange(rows.start, rows.stop),
             x=_array(pushed.x1_BD).astype(np.float32),

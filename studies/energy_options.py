@@ -10,13 +10,13 @@ from harness.answers.question import MetricChoice, Question
 from harness.plan import Optimiser, Phase
 from harness.plan_study import Stage
 from models.energy_recipes import BufferStart, EnergyRecipe
-from models.generators import CONTINUOUS_FLOW, CONTROLLED, model_of
+from models.generators import BOOTSTRAP, CONTINUOUS_FLOW, CONTROLLED, model_of
 from models.systems import System, system_of
 from studies.options import FlowOptions, given
 
 OWN_TOLERANCE = 1e-4
 """Of dopri5, relative and absolute, where a flow draws the rows that a phase trains on."""
-FROM_ENERGY = ("idem", "pdem", "pis", "dds")
+FROM_ENERGY = ("idem", "pdem", "pis", "dds", "fab")
 CONTINUING = ("pg", "ml", "pg_own")
 
 
@@ -78,6 +78,20 @@ class EnergyOptions(FlowOptions):
     """Learning rate of dds."""
     dds_sigma: float | None = None
     """Width of its reference process."""
+    fab_learning_rate: float | None = None
+    """Learning rate of flow annealed bootstrap (fab)."""
+    fab_batch: int | None = None
+    """Its global batch size."""
+    fab_bridges: int | None = None
+    """Intermediate densities of the annealing that makes its rows."""
+    fab_rows: int | None = None
+    """Rows of a generation."""
+    fab_every: int | None = None
+    """Steps between two generations."""
+    fab_minimum: int | None = None
+    """Rows that its buffer holds before the first step."""
+    fab_layers: int | None = None
+    """Couplings of its flow."""
 
     def energy_recipe(self) -> EnergyRecipe:
         return system_of(self.target).from_energy
@@ -86,7 +100,7 @@ class EnergyOptions(FlowOptions):
         """Every phase that needs no data, or makes its own; those on own samples say so when they stand in a chain."""
         fm, pg, _ = self.phases().all
         phases = [self.matching(replay=True), self.matching(replay=False)]
-        phases += [self.path_integral(), self.denoising_diffusion()]
+        phases += [self.path_integral(), self.denoising_diffusion(), self.bootstrap()]
         phases += [replace(fm, name="fm_own"), replace(pg, name="pg_own")]
         return {phase.name: phase for phase in phases}
 
@@ -181,6 +195,44 @@ class EnergyOptions(FlowOptions):
         batch = given(self.control_batch, recipe.control_batch)
         return Phase(name=name, objective=objective, optimiser=optimiser, batch=batch)
 
+    def bootstrap(self) -> Phase:
+        """Flow annealed bootstrap.
+
+        Raises:
+            ValueError: where a batch is larger than the buffer that it is drawn from.
+        """
+        recipe = self.energy_recipe().bootstrap
+        batch, minimum = given(self.fab_batch, recipe.batch), given(self.fab_minimum, recipe.minimum)
+        if batch > minimum:
+            raise ValueError(
+                f"a batch is drawn without replacement from {minimum} rows at first, got a batch of {batch}; "
+                f"write --fab-batch {minimum} or --fab-minimum {batch}"
+            )
+        objective = {
+            "kind": BOOTSTRAP,
+            "flow": {
+                "prior_std": recipe.prior_std,
+                "layers": given(self.fab_layers, recipe.layers),
+                **{name: getattr(recipe, name) for name in ("hidden", "couplings", "bins")},
+            },
+            "annealing": {
+                "bridges": given(self.fab_bridges, recipe.bridges),
+                "leapfrog_steps": recipe.leapfrog_steps,
+                "step_size": recipe.step_size,
+            },
+            "ratio_clip": recipe.ratio_clip,
+            "replay": {
+                "capacity": max(recipe.capacity, minimum),
+                "minimum": minimum,
+                "every": given(self.fab_every, recipe.every),
+                "rows": given(self.fab_rows, recipe.rows),
+            },
+            "data": {"from": "none"},
+        }
+        rate = given(self.fab_learning_rate, recipe.learning_rate)
+        optimiser = Optimiser(learning_rate=rate, gradient_clip=recipe.gradient_clip)
+        return Phase(name="fab", objective=objective, optimiser=optimiser, batch=batch)
+
     def chained(self, stages: Sequence[Stage]) -> tuple[Stage, ...]:
         """The stages, each on the model and the rows that those before it leave.
 
@@ -220,7 +272,7 @@ class EnergyOptions(FlowOptions):
         resampled = {"fm_own": self.fm_own_resampled, "pg_own": not self.pg_own_raw}.get(name, False)
         settings: dict[str, Any] = {"from": "parent", "rows": given(rows, self.own_samples), "resampled": resampled}
         if resampled or before.objective["kind"] != "denoising_energy_matching":
-            without_tolerance = before.objective["kind"] in CONTROLLED
+            without_tolerance = before.objective["kind"] in (*CONTROLLED, BOOTSTRAP)
             return settings if without_tolerance else {**settings, "tolerance": OWN_TOLERANCE}
         return {**settings, "sde": self.reverse_process(), "schedule": before.objective["schedule"]}
 

@@ -5,8 +5,9 @@
     python studies/train_plan.py --target dw4 --stages idem=600s fm_own=600s pg_own=100
 
 From data: fm, fm_tail (fine-tuning), ml (maximum likelihood), pg (path gradients). From the energy alone: idem and pdem
-(denoising energy matching), pis and dds (controlled paths). On samples of the stage before: fm_own, pg_own. After idem,
-pg and pg_own go on with its score network, as the velocity of its probability flow.
+(denoising energy matching), pis and dds (controlled paths), fab (flow annealed bootstrap of a coupling flow). On
+samples of the stage before: fm_own, pg_own. After idem, pg and pg_own go on with its score network, as the velocity of
+its probability flow.
 
 A stage is a phase with a budget (device-seconds or flop) or a number of steps. What is trained already is not trained
 again, so a plan can be prolonged.
@@ -32,7 +33,7 @@ MOST_STEPS = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan(EnergyOptions):
-    """What does each stage of one plan buy? Phases: fm, fm_tail, pg, ml, idem, pdem, pis, dds, fm_own, pg_own."""
+    """What does each stage of one plan buy? Phases: fm, fm_tail, pg, ml, idem, pdem, pis, dds, fab, fm_own, pg_own."""
 
     stages: tuple[str, ...] = ("fm=5s", "pg=5s")
     """Stages in order, each phase=budget, phase=steps or phase=plateau:GAIN (until an octave gains less)."""

@@ -27,7 +27,7 @@ STATE_KEYS = frozenset({"step_size", "buffer"})
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BootstrapState:
-    """What is carried from one generation to the next besides the flow.
+    """What is carried from one generation to the next besides the flow. Fulfils Experience.
 
     Attributes:
         step_size_M: of the moves at each intermediate density, (M,) in float64.
@@ -36,6 +36,27 @@ class BootstrapState:
 
     step_size_M: Tensor
     buffer: PrioritisedBuffer | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.buffer is None else len(self.buffer)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are enough rows to draw from."""
+        return self.buffer is not None and self.buffer.ready
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        held = {} if self.buffer is None else self.buffer.tensors
+        return {"step_size": self.step_size_M, **held}
+
+    def batch(self, start: int, stop: int, *, draw: int) -> WeightedBatch:
+        """Rows [start, stop) of a draw from the buffer."""
+        if self.buffer is None:
+            raise ValueError(
+                "batches are drawn from a buffer, got a state without; write BootstrapState(..., buffer=...)"
+            )
+        return self.buffer.sample(stop, draw=draw).rows(start, stop)
 
     def with_samples(self, samples: AnnealedSamples, annealing: Annealing) -> BootstrapState:
         """Step sizes adapted, usable rows added to the buffer.

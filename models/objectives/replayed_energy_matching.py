@@ -1,26 +1,29 @@
 """Iterated denoising energy matching: the clean rows are what the model's own reverse process made (iDEM).
 
-Akhound-Sadegh et al. 2024. The buffer itself belongs to the training loop; here is what goes into it.
+Akhound-Sadegh et al. 2024. When the buffer is refilled is up to the training loop; here is what goes into it.
 
 Shapes: B batch, D coordinates.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from models.contracts import Batch, GradientSum, Prepared, Prior, Random, Work
+from models.contracts import Batch, GradientSum, Prepared, Prior, Random
 from models.flows.diffusion import ReverseSDE
 from models.objectives.denoising_energy_matching import DenoisingEnergyMatching
+from models.replay import ReplayBuffer
 from models.sde_noise import sde_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayedEnergyMatching:
-    """Denoising energy matching on a replay buffer of samples. Fulfils Objective and SelfReplaying.
+    """Denoising energy matching on a replay buffer of samples. Fulfils Objective and LearnsFromExperience.
 
     Args:
         matching: the loss, with start="batch". sde: makes new rows with the current score.
@@ -56,6 +59,24 @@ class ReplayedEnergyMatching:
         """Gradient of the regression, summed over the prepared rows."""
         return self.matching.gradient(flow, prepared)
 
-    def generate(self, flow: Any, random: Random, like: Tensor) -> tuple[Tensor, Work]:
-        """This worker's rows (B, D) of the reverse process under the flow's score."""
-        return sde_rows(self.sde, flow.field.score, random, like=like)
+    def begin(self, data: Batch, *, seed: int) -> ReplayBuffer:
+        """The newest rows of the phase's data."""
+        return ReplayBuffer.of(data.x_BD, capacity=self.capacity, seed=seed)
+
+    def restored(self, state: Mapping[str, Any], *, like: Tensor) -> ReplayBuffer:
+        """The buffer that a state was taken from, on the device of `like`."""
+        return ReplayBuffer.from_state({**state, "x": state["x"].to(like.device)})
+
+    def generate(self, flow: Any, experience: ReplayBuffer, random: Random) -> Prepared:
+        """This worker's rows x (B, D) of the reverse process under the flow's score."""
+        x_BD, work = sde_rows(self.sde, flow.field.score, random, like=experience.x_BD)
+        return Prepared(tensors={"x": x_BD}, work=work)
+
+    def extended(self, experience: ReplayBuffer, made: Mapping[str, Tensor]) -> ReplayBuffer:
+        """The buffer with the finite ones of some rows."""
+        usable_BD = made["x"][torch.isfinite(made["x"]).all(dim=1)]
+        return experience.add(usable_BD) if len(usable_BD) else experience
+
+    def revised(self, experience: ReplayBuffer, seen_B: Tensor | None, *, draw: int) -> ReplayBuffer:
+        """The buffer as it is: all of its rows count alike."""
+        return experience

@@ -1,4 +1,4 @@
-"""The smallest energy-only phases: denoising energy matching on four Gaussians, and what can stand behind it."""
+"""The smallest energy-only phases on four Gaussians: energy matching, bootstrapping, and what can stand behind them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,19 @@ IDEM = Phase(
         "data": {"from": "prior", "rows": 16},
     },
     optimiser=Optimiser(learning_rate=1e-2, gradient_clip=0.5),
+    batch=10,
+)
+FAB = Phase(
+    name="fab",
+    objective={
+        "kind": "flow_annealed_bootstrap",
+        "flow": {"prior_std": 1.5, "layers": 2, "hidden": 8, "couplings": "spline", "bins": 4},
+        "annealing": {"bridges": 2, "leapfrog_steps": 2, "step_size": 0.3},
+        "ratio_clip": 10.0,
+        "replay": {"capacity": 40, "minimum": 25, "every": 3, "rows": 11},
+        "data": {"from": "none"},
+    },
+    optimiser=Optimiser(learning_rate=1e-2, gradient_clip=100.0),
     batch=10,
 )
 PDEM = Phase(name="pdem", objective={**MATCHING, "data": {"from": "none"}}, optimiser=IDEM.optimiser, batch=10)

@@ -6,10 +6,10 @@ Shapes: B rows, D coordinates.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -26,8 +26,10 @@ from harness.loop import Trainer, TrainState
 from harness.phase_data import PhaseData
 from harness.plan import Branch, Phase
 from harness.trial import Event
-from models.contracts import Batch, GradientSum, Prepared, Random, Work
+from models.contracts import Batch, Prepared, Random, Work
+from models.objectives.replayed_energy_matching import ReplayedEnergyMatching
 from models.problem import build
+from models.replay import ReplayBuffer
 from tests.harness.energy_only import IDEM, PDEM, chain
 from tests.harness.tiny import SETTINGS, checksums, events, root, trial
 
@@ -47,8 +49,12 @@ def stepped(trainer: Trainer, state: TrainState, steps: int) -> list[Work]:
 
 
 def rows_of(state: TrainState) -> Tensor:
-    assert state.buffer is not None
-    return state.buffer.x_BD
+    return buffer_of(state).x_BD
+
+
+def buffer_of(state: TrainState) -> ReplayBuffer:
+    assert isinstance(state.buffer, ReplayBuffer)
+    return state.buffer
 
 
 def weights(state: TrainState) -> Tensor:
@@ -67,8 +73,7 @@ def test_refills_come_before_their_steps_and_are_counted_there() -> None:
     assert [one.field_evaluations - plain for one in work] == [0, 0, 0, generated, 0, 0, generated]
     assert all(one.samples == IDEM.batch for one in work)
     assert len(rows_of(state)) == CAPACITY
-    assert state.buffer is not None
-    assert state.buffer.added == 16 + 2 * ROWS
+    assert buffer_of(state).added == 16 + 2 * ROWS
 
 
 def test_the_loop_refills_as_single_steps_do() -> None:
@@ -85,15 +90,16 @@ def test_the_model_fills_the_buffer_with_its_own_rows() -> None:
     stepped(trainer, state, EVERY)
     before, assumed = rows_of(state), trainer.renewal
     assert assumed is not None
-    assert state.buffer is not None
-    expected, _ = assumed.refilled(state.buffer, state.flow, EVERY)
+    expected, _ = assumed.refilled(buffer_of(state), state.flow, EVERY)
     stepped(trainer, state, 1)
+    assert isinstance(expected, ReplayBuffer)
     assert torch.equal(rows_of(state), expected.x_BD)
     assert torch.equal(rows_of(state)[: len(before)], before)
     with torch.no_grad():
         for parameter in state.flow.parameters():
             parameter.add_(0.1)
-    changed, _ = assumed.refilled(state.buffer, state.flow, EVERY)
+    changed, _ = assumed.refilled(buffer_of(state), state.flow, EVERY)
+    assert isinstance(changed, ReplayBuffer)
     assert not torch.equal(changed.x_BD[-ROWS:], expected.x_BD[-ROWS:])
 
 
@@ -104,50 +110,49 @@ def test_batches_come_from_the_buffer() -> None:
     batch, _ = trainer._drawn(4, 2, 9, state.buffer)
     whole, _ = trainer._drawn(4, 0, IDEM.batch, state.buffer)
     assert torch.equal(batch.x_BD, whole.x_BD[2:9])
-    assert torch.equal(whole.x_BD, state.buffer.sample(IDEM.batch, draw=4).x_BD)
+    assert torch.equal(whole.x_BD, buffer_of(state).sample(IDEM.batch, draw=4).x_BD)
 
 
 def test_rows_that_are_not_finite_stay_outside() -> None:
     trainer, state = trainer_of()
     stepped(trainer, state, EVERY)
-    broken = replace(trainer, renewal=replace(trainer.renewal, objective=Broken(bad=4)))  # type: ignore[type-var]
+    broken = replace(trainer, renewal=replace(trainer.renewal, objective=like_idem(Broken, bad=4)))  # type: ignore[type-var]
     before = rows_of(state)
     broken.renew(state)
     assert torch.equal(rows_of(state), torch.cat([before, torch.ones(ROWS - 4, 2)]))
-    hopeless = replace(trainer, renewal=replace(trainer.renewal, objective=Broken(bad=ROWS)))  # type: ignore[type-var]
+    hopeless = replace(trainer, renewal=replace(trainer.renewal, objective=like_idem(Broken, bad=ROWS)))  # type: ignore[type-var]
     kept = rows_of(state)
     hopeless.renew(state)
     assert torch.equal(rows_of(state), kept)
 
 
-class Broken:
+@dataclass(frozen=True, kw_only=True)
+class Broken(ReplayedEnergyMatching):
     """Some of its rows are infinite."""
 
-    capacity, every, rows = CAPACITY, EVERY, ROWS
+    bad: int
 
-    def __init__(self, *, bad: int) -> None:
-        self.bad = bad
-
-    def generate(self, flow: Any, random: Random, like: Tensor) -> tuple[Tensor, Work]:
+    def generate(self, flow: Any, experience: ReplayBuffer, random: Random) -> Prepared:
         x_BD = torch.ones(self.rows, 2)
         x_BD[: self.bad, 0] = float("inf")
-        return x_BD, Work()
+        return Prepared(tensors={"x": x_BD})
 
 
-class Impatient(Broken):
-    needs_force, prepares_ahead, prepares_globally = False, True, False
+@dataclass(frozen=True, kw_only=True)
+class Impatient(ReplayedEnergyMatching):
+    prepares_ahead: ClassVar[bool] = True
 
-    def prepare(self, prior: Any, batch: Batch, random: Random) -> Prepared:
-        return Prepared(tensors={"x": batch.x_BD})
 
-    def gradient(self, flow: Any, prepared: Prepared) -> GradientSum:
-        raise NotImplementedError
+def like_idem(kind: type[ReplayedEnergyMatching], **more: Any) -> Any:
+    """The objective of the phase, with a flaw."""
+    whole: Any = build(SETTINGS, cache=Path("unused")).objective(IDEM.objective)
+    return kind(**{f.name: getattr(whole, f.name) for f in fields(whole)}, **more)
 
 
 def test_a_buffer_cannot_be_read_ahead_of_its_refill() -> None:
     branch = Branch(parent=root(), phase=IDEM, seed=0)
     with pytest.raises(ValueError, match="wait for its refill"):
-        Trainer.of(branch, Impatient(bad=0), Batch(x_BD=torch.zeros(4, 2)), Alone())
+        Trainer.of(branch, like_idem(Impatient), Batch(x_BD=torch.zeros(4, 2)), Alone())
 
 
 def test_without_a_buffer_nothing_is_renewed_or_saved() -> None:
@@ -168,13 +173,11 @@ def test_a_resumed_state_goes_on_bit_for_bit(after: int) -> None:
     saved = state.state_dict()
     stepped(trainer, state, 8 - after)
     again, other = trainer_of()
-    other.load_state_dict(saved)
+    other.load_state_dict(saved, again.objective)
     stepped(again, other, 8 - after)
     assert torch.equal(weights(other), weights(state))
     assert torch.equal(rows_of(other), rows_of(state))
-    assert other.buffer is not None
-    assert state.buffer is not None
-    assert (other.buffer.added, other.buffer.seed) == (state.buffer.added, state.buffer.seed)
+    assert (buffer_of(other).added, buffer_of(other).seed) == (buffer_of(state).added, buffer_of(state).seed)
 
 
 def run_until(found: Iterator[Event], count: int) -> int:

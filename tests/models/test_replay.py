@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.replay import ReplayBuffer
+from models.replay import ReplayBuffer
 
 
 def numbered(start: int, stop: int) -> Tensor:

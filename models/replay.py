@@ -20,7 +20,7 @@ STATE_KEYS = frozenset({"x", "capacity", "seed", "added"})
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReplayBuffer:
-    """Up to `capacity` rows, oldest first; adding more lets the oldest go.
+    """Up to `capacity` rows, oldest first; adding more lets the oldest go. Fulfils Experience.
 
     Draws are uniform with replacement and depend on nothing but the seed, the number of the draw and how many rows
     there are, so a buffer restored from its state goes on bit for bit, and every worker can find its own share.
@@ -57,6 +57,15 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return len(self.x_BD)
 
+    @property
+    def ready(self) -> bool:
+        """A buffer never is without rows."""
+        return True
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"x": self.x_BD}
+
     def add(self, x_BD: Tensor) -> ReplayBuffer:
         """The buffer with more rows behind the ones that it has, in its dtype and on its device."""
         require_rows(x_BD)
@@ -80,6 +89,10 @@ class ReplayBuffer:
     def sample(self, n: int, *, draw: int) -> Batch:
         """n rows, uniformly and with replacement."""
         return Batch(x_BD=self.x_BD[self.rows(n, draw=draw)])
+
+    def batch(self, start: int, stop: int, *, draw: int) -> Batch:
+        """Rows [start, stop) of a draw."""
+        return Batch(x_BD=self.x_BD[self.rows(stop, draw=draw)[start:]])
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and integers: everything that `from_state` needs."""
