@@ -163,8 +163,8 @@ def error_table(rows: Sequence[Row]) -> str:
         if row["samples"] == largest
     ]
     legend = (
-        f"relative to the exact score's mean square; [ ] 95 % bootstrap interval over n = {rows[0]['points']} points; "
-        "-: not told from zero"
+        "bias over the root mean square of the exact score, variance over its mean square; [ ] 95 % bootstrap interval "
+        f"over n = {rows[0]['points']} points; -: not told from zero"
     )
     return f"K = {largest}\n{table(['form', 'time', 'bias', 'variance', 'cosine'], lines)}\n{legend}"
 
@@ -226,8 +226,8 @@ def draw_errors(path: Path, rows: Sequence[Row]) -> None:
             for measure, label in labels.items()
         ]
         caption = (
-            f"GMM40 in [-1, 1]. Relative to the exact score's mean square. Shaded: 95 % bootstrap intervals over n = "
-            f"{rows[0]['points']} points."
+            "GMM40 in [-1, 1]. Bias over the root mean square of the exact score, variance over its mean square. "
+            f"Shaded: 95 % bootstrap intervals over n = {rows[0]['points']} points."
         )
         draw_curves(path.with_name(path.stem + name + path.suffix), panels, caption=caption)
 
