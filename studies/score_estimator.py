@@ -158,11 +158,10 @@ class ScoreEstimatorStudy:
         on_target = piece.part == "target"
         target = small_gmm40() if on_target else two_modes(int(piece.x))
         variance = float(SCHEDULE.h(torch.tensor(piece.x, dtype=torch.float64))) if on_target else DIMENSION_VARIANCE
-        exact = target.noised(variance)
-        x_PD = exact.sample(self.points, torch.Generator().manual_seed(self.seed)).double()
+        generator = torch.Generator().manual_seed(self.seed)
+        x_PD = target.noised(variance).sample(self.points, generator).double()
         found = score_errors(
             target,
-            exact,
             x_PD,
             variance=variance,
             samples=piece.samples,

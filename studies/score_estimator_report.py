@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 MEASURES = ("bias", "relative_bias", "variance", "cosine")
 ASYMPTOTIC = 10.0
-"""The law of 1 / K is asked of K this many times E (p / P)^2, the number of noises that count as one."""
+"""The law of 1 / K is asked of K that many times E (p / P)^2, the number of noises that count as one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,22 +92,30 @@ def error_rows(found: Mapping[Piece, Records], axis: str) -> list[Row]:
         for name, e in measures(records).items():
             row |= {name: e.value, f"{name}_eval_lo": e.lo, f"{name}_eval_hi": e.hi, f"{name}_reason": e.reason}
         rows.append(
-            row | {"weight_square": float(np.mean(records["weight_square_P"])), "points": len(records["cosine_P"])}
+            row | {"weight_square": float(np.median(records["weight_square_P"])), "points": len(records["cosine_P"])}
         )
     return rows
 
 
 def slope_rows(found: Mapping[Piece, Records]) -> list[Row]:
-    """Slope of log bias in log K where 1 / K should rule; the bootstrap resamples points, the same for all K."""
+    """Slope of log bias in log K, over the K and at the points where 1 / K should rule: see `ruled`."""
     rows = []
     for form, tau in dict.fromkeys((piece.form, piece.x) for piece in found if piece.form != "jensen"):
-        held = {p.samples: r for p, r in found.items() if (p.form, p.x) == (form, tau)}
-        needed = ASYMPTOTIC * max(float(np.mean(records["weight_square_P"])) for records in held.values())
-        ruled = {k: np.asarray(records["bias_square_P"]) for k, records in held.items() if k >= needed}
-        e = slope_estimate(ruled)
+        held = ruled({p.samples: r for p, r in found.items() if (p.form, p.x) == (form, tau)})
+        e = slope_estimate(held)
         row: Row = {"form": form, "time": tau, "slope": e.value, "slope_eval_lo": e.lo, "slope_eval_hi": e.hi}
-        rows.append(row | {"points": e.n, "from_samples": needed, "counts": len(ruled), "reason": e.reason})
+        rows.append(
+            row | {"points": e.n, "from_samples": min(held, default=0), "counts": len(held), "reason": e.reason}
+        )
     return rows
+
+
+def ruled(held: Mapping[int, Records]) -> dict[int, Array]:
+    """Squared biases of the points that K is large enough for, from the smallest K on that is so for half of them."""
+    needed_P = ASYMPTOTIC * np.asarray(next(iter(held.values()))["weight_square_P"])
+    counts = [k for k in held if np.mean(needed_P <= k) >= 0.5]
+    points = needed_P <= min(counts, default=0)
+    return {k: np.asarray(held[k]["bias_square_P"])[points] for k in counts}
 
 
 def slope_estimate(bias_square: Mapping[int, Array]) -> Estimate:
@@ -155,17 +163,18 @@ def error_table(rows: Sequence[Row]) -> str:
         if row["samples"] == largest
     ]
     legend = (
-        f"relative to the exact score's mean square; [ ] 95 % bootstrap interval over n = {rows[0]['points']} points; "
-        "-: not told from zero"
+        "bias over the root mean square of the exact score, variance over its mean square; [ ] 95 % bootstrap interval "
+        f"over n = {rows[0]['points']} points; -: not told from zero"
     )
     return f"K = {largest}\n{table(['form', 'time', 'bias', 'variance', 'cosine'], lines)}\n{legend}"
 
 
 def slope_table(slopes: Sequence[Row]) -> str:
     lines = [
-        [s["form"], f"{s['time']:g}", f"{s['from_samples']:.0f}", str(s["counts"]), shown(s, "slope")] for s in slopes
+        [s["form"], f"{s['time']:g}", str(s["from_samples"]), str(s["counts"]), str(s["points"]), shown(s, "slope")]
+        for s in slopes
     ]
-    return "slope of log bias in log K\n" + table(["form", "time", "K from", "counts", "slope"], lines)
+    return "slope of log bias in log K\n" + table(["form", "time", "K from", "counts", "points", "slope"], lines)
 
 
 def dimension_table(rows: Sequence[Row]) -> str:
@@ -174,7 +183,7 @@ def dimension_table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     head = f"two modes, K = {rows[0]['samples']}, noise as wide as a mode"
-    return head + "\n" + table(["dimension", "noises that count as one", "bias", "variance", "cosine"], lines)
+    return head + "\n" + table(["dimension", "noises that count as one, median", "bias", "variance", "cosine"], lines)
 
 
 def sampling_table(rows: Sequence[Row], piece: Piece) -> str:
@@ -217,8 +226,8 @@ def draw_errors(path: Path, rows: Sequence[Row]) -> None:
             for measure, label in labels.items()
         ]
         caption = (
-            f"GMM40 in [-1, 1]. Relative to the exact score's mean square. Shaded: 95 % bootstrap intervals over n = "
-            f"{rows[0]['points']} points."
+            "GMM40 in [-1, 1]. Bias over the root mean square of the exact score, variance over its mean square. "
+            f"Shaded: 95 % bootstrap intervals over n = {rows[0]['points']} points."
         )
         draw_curves(path.with_name(path.stem + name + path.suffix), panels, caption=caption)
 

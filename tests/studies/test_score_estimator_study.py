@@ -15,7 +15,7 @@ from harness import cli
 from models.targets import Rescaled, gmm40
 from studies import score_estimator
 from studies.score_estimator import ScoreEstimatorStudy, small_gmm40, two_modes
-from studies.score_estimator_report import slope_estimate
+from studies.score_estimator_report import ruled, slope_estimate
 
 TINY: dict[str, Any] = {
     "samples": (1, 4),
@@ -112,6 +112,14 @@ def test_the_slope_of_a_known_law() -> None:
     assert slope_estimate({100: spread_P}).reason
     assert slope_estimate({100: spread_P, 200: -spread_P}).reason
     assert slope_estimate({}).n == 0
+
+
+def test_the_law_is_asked_where_enough_noises_count() -> None:
+    weight_square_P = [1.0, 2.0, 6.0, 900.0]
+    held = {k: {"weight_square_P": weight_square_P, "bias_square_P": [k, k + 1, k + 2, k + 3]} for k in (5, 10, 20, 80)}
+    found = ruled(held)
+    assert {k: column.tolist() for k, column in found.items()} == {20: [20, 21], 80: [80, 81]}
+    assert ruled({5: held[5]}) == {}
 
 
 WRONG: dict[str, tuple[list[str], list[str]]] = {
