@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from models.contracts import Batch, Field, Prepared, Prior, Random, Space
+from models.contracts import Batch, Prepared, Prior, Random, Space
 from models.flows.prior import GaussianPrior
 from models.objectives.path_integral import Control, ControlledPath
 
@@ -35,9 +35,9 @@ class ControlledSampler(nn.Module):
     Its `prior` is the reference N(0, sigma^2); no path needs to start there.
     """
 
-    field: Field
+    field: Control
 
-    def __init__(self, *, space: Space, process: Process, control: Field) -> None:
+    def __init__(self, *, space: Space, process: Process, control: Control) -> None:
         super().__init__()
         self.prior = GaussianPrior(space=space, std=process.sigma)
         self.process = process

@@ -51,8 +51,9 @@ class EnergyRecipe:
         capacity, inner_steps, generated: of the replay buffer, which `initial_rows` from `initial` begin.
         sde_steps, noise_scale, climb_steps: of the reverse process that refills it.
         bootstrap: of flow annealed bootstrap.
-        control_*: of both path samplers. pis_*: path integral. dds_*: denoising diffusion; `dds_largest` is the share
-            of fresh variance in the first step.
+        control_*: of both path samplers; `control_score_clip` is the largest norm of the score that a control has a
+            share of, None for plain networks. pis_*: path integral. dds_*: denoising diffusion; `dds_largest` is the
+            share of fresh variance in the first step.
     """
 
     sigma_min: float
@@ -86,6 +87,7 @@ class EnergyRecipe:
     control_steps: int = 100
     control_batch: int = 256
     control_gradient_clip: float = 1.0
+    control_score_clip: float | None = 1e4
     dds_largest: float = 0.3
 
 

@@ -16,14 +16,16 @@ from torch import nn
 from models.contracts import Field, Space, Target
 from models.controlled import ControlledSampler, Process
 from models.fields.scaled_score import ScaledScore
+from models.fields.score_control import ScoreControl
 from models.fields.sinusoidal import SinusoidalField
 from models.flows.continuous import ContinuousFlow
 from models.flows.coupling import CouplingFlow
 from models.flows.diffusion import ProbabilityFlow, noise_prior
 from models.flows.prior import GaussianPrior
 from models.objectives.denoising_diffusion import DenoisingDiffusion, cosine_squared
-from models.objectives.path_integral import PathIntegral
+from models.objectives.path_integral import Control, PathIntegral
 from models.schedules import Cosine, Geometric, Linear, Power, Quadratic, Schedule
+from models.score_estimator import Clip
 from models.systems import field_for
 
 Settings = Mapping[str, Any]
@@ -111,9 +113,12 @@ def score_for(network: Settings, space: Space, schedule: Schedule, sizes: Sizes)
     return ScaledScore(network=field, schedule=schedule, length=network["scaled"])
 
 
-def control_for(network: Settings, target: Target, sizes: Sizes) -> Field:
-    """An untrained control u(t, x): the one place where controls are made."""
-    return network_for(network, target.space, sizes, output_scale=network.get("output_scale", 1.0))
+def control_for(network: Settings, target: Target, sizes: Sizes) -> Control:
+    """An untrained control u(t, x); with "score_clip", one that has a share of the target's clipped score."""
+    plain = network_for(network, target.space, sizes, output_scale=network.get("output_scale", 1.0))
+    if "score_clip" not in network:
+        return plain
+    return ScoreControl(network=plain, target=target, clip=Clip(**network["score_clip"]))
 
 
 def network_for(network: Settings, space: Space, sizes: Sizes, *, output_scale: float) -> Field:

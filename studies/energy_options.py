@@ -68,6 +68,8 @@ class EnergyOptions(FlowOptions):
     """Leave the rows of pg_own as the model draws them, instead of resampling them by importance."""
     control_steps: int | None = None
     """Steps of a controlled path (pis, dds)."""
+    control_score_clip: float | None = None
+    """Largest norm of the target's score that pis and dds know a share of; 0 for networks that know none."""
     control_batch: int | None = None
     """Global batch size of pis and dds."""
     pis_learning_rate: float | None = None
@@ -181,6 +183,11 @@ class EnergyOptions(FlowOptions):
         network = {"output_scale": 1.0 / recipe.length} if recipe.length != 1.0 else {}
         return self.controlled("dds", settings, given(self.dds_learning_rate, recipe.dds_learning_rate), network)
 
+    def score_share(self) -> dict[str, Any]:
+        recipe = self.energy_recipe()
+        norm = given(self.control_score_clip, recipe.control_score_clip)
+        return {"score_clip": {"norm": norm, "of": recipe.clip_of}} if norm else {}
+
     def controlled(
         self, name: str, settings: dict[str, Any], rate: float, network: dict[str, Any] | None = None
     ) -> Phase:
@@ -188,7 +195,7 @@ class EnergyOptions(FlowOptions):
         objective = {
             **settings,
             "steps": given(self.control_steps, recipe.control_steps),
-            "network": {**self.network(), **(network or {})},
+            "network": {**self.network(), **(network or {}), **self.score_share()},
             "data": {"from": "none"},
         }
         optimiser = Optimiser(learning_rate=rate, gradient_clip=recipe.control_gradient_clip)

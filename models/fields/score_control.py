@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.contracts import Target
+from models.contracts import Field, Target
 from models.score_estimator import Clip
 
 
@@ -32,10 +32,12 @@ class ScoreControl(nn.Module):
             them, which saves second derivatives of the energy; the share has its gradient either way.
     """
 
+    network: Field
+
     def __init__(
         self,
         *,
-        network: nn.Module,
+        network: Field,
         target: Target,
         clip: Clip,
         hidden: int = 64,
