@@ -24,9 +24,12 @@ from models.estimators import (
     DataRecords,
     Estimate,
     ModelRecords,
+    SampleRecords,
     WeightedRecords,
     estimate_all,
+    estimate_samples,
     estimate_weighted,
+    mean_estimate,
     modes_covered_estimate,
     pair_distances,
 )
@@ -266,14 +269,7 @@ class BoltzmannProblem:
     ) -> dict[str, Estimate]:
         """Of a model without density, what its weighted samples tell; the split then makes no difference."""
         target = self.physics.target
-        reference_BD = self.points("test")
-        shared: dict[str, Any] = {
-            "reference_x": reference_BD.numpy(),
-            "reference_energy": target.energy(reference_BD).numpy(),
-            "space": target.space,
-            "seed": 0,
-            "expensive": expensive or self.evaluation.get("transport", False),
-        }
+        shared = self._against_test_points(expensive)
         model = _without_prefix("model", records)
         if "log_weight" in model:
             found = estimate_weighted(WeightedRecords.from_npz(model), **shared)
@@ -281,10 +277,42 @@ class BoltzmannProblem:
             data = DataRecords.from_npz(_without_prefix(split, records))
             own = {"prior_std": self.system["prior_std"], "log_z": target.log_z}
             found = estimate_all(data, ModelRecords.from_npz(model), **shared, **own)
-        if isinstance(target, GaussianMixture):
-            width = math.sqrt(target.variance)
-            found["modes_covered"] = modes_covered_estimate(model["x"], target.means_KD.numpy(), width=width, seed=0)
+        return found | self._modes(model["x"])
+
+    def sample_estimates(self, x_BD: Tensor) -> dict[str, Estimate]:
+        """What samples (B, D) alone tell against the test points: energies, distances, modes."""
+        x_BD = x_BD.detach().cpu().double()
+        energy = self.physics.target.energy(x_BD).numpy()
+        samples = SampleRecords(sample_id=np.arange(len(x_BD)), x=x_BD.numpy(), energy=energy)
+        return estimate_samples(samples, **self._against_test_points(False)) | self._modes(samples.x)
+
+    def floor(self) -> dict[str, Estimate]:
+        """The same of the validation points, which are drawn as the test points are: no sampler does better.
+
+        Where log Z is known, also the negative log-likelihood of the target's own density at the test points.
+        """
+        target = self.physics.target
+        found = self.sample_estimates(self.points("validation"))
+        if target.log_z is not None:
+            found["nll"] = mean_estimate(target.energy(self.points("test")).numpy() + target.log_z, seed=0)
         return found
+
+    def _against_test_points(self, expensive: bool) -> dict[str, Any]:
+        target, reference_BD = self.physics.target, self.points("test")
+        return {
+            "reference_x": reference_BD.numpy(),
+            "reference_energy": target.energy(reference_BD).numpy(),
+            "space": target.space,
+            "seed": 0,
+            "expensive": expensive or self.evaluation.get("transport", False),
+        }
+
+    def _modes(self, x: np.ndarray) -> dict[str, Estimate]:
+        target = self.physics.target
+        if not isinstance(target, GaussianMixture):
+            return {}
+        width = math.sqrt(target.variance)
+        return {"modes_covered": modes_covered_estimate(x, target.means_KD.numpy(), width=width, seed=0)}
 
     def data_cost(self) -> dict[str, Any]:
         """Reference samples and the forces at one training set (energies in kT; seconds where they were made)."""

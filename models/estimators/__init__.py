@@ -41,8 +41,8 @@ from models.estimators.observables import (
 )
 from models.estimators.pareto import pareto_k
 from models.estimators.proportion import proportion_estimate
-from models.estimators.records import DataRecords, ModelRecords, WeightedRecords
-from models.estimators.summary import estimate_all, estimate_weighted
+from models.estimators.records import DataRecords, ModelRecords, SampleRecords, WeightedRecords
+from models.estimators.summary import estimate_all, estimate_samples, estimate_weighted
 from models.estimators.weights import LogWeights, largest_share_estimate, weight_estimates
 
 __all__ = [
@@ -51,9 +51,11 @@ __all__ = [
     "Estimate",
     "LogWeights",
     "ModelRecords",
+    "SampleRecords",
     "WeightedRecords",
     "base_constant",
     "estimate_all",
+    "estimate_samples",
     "estimate_weighted",
     "forward_kl",
     "forward_kl_self_normalised",

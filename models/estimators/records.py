@@ -87,6 +87,18 @@ class ModelRecords(_Columns):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleRecords(_Columns):
+    """Samples alone, of whatever made them.
+
+    Attributes:
+        x: samples (n, D). energy: in kT.
+    """
+
+    x: Array
+    energy: Array
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeightedRecords(_Columns):
     """Samples of a model without density.
 

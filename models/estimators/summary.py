@@ -23,7 +23,7 @@ from models.estimators.likelihood import (
     negative_log_likelihood_no_constant,
 )
 from models.estimators.pareto import pareto_k
-from models.estimators.records import DataRecords, ModelRecords, WeightedRecords
+from models.estimators.records import DataRecords, ModelRecords, SampleRecords, WeightedRecords
 from models.estimators.weights import largest_share_estimate, weight_estimates
 
 MAX_PAIR_DISTANCES = 2**22
@@ -77,10 +77,36 @@ def estimate_weighted(
     Likelihoods, ESS_p and path lengths are left out: they need a density, or trajectories of a flow.
     """
     estimates = importance_estimates(model.log_weight, seed=seed)
-    estimates["mean_energy"] = mean_estimate(model.energy, seed=seed)
-    estimates |= shape_estimates(model, reference_x, reference_energy, space=space, seed=seed)
+    samples = SampleRecords(sample_id=model.sample_id, x=model.x, energy=model.energy)
+    return estimates | estimate_samples(
+        samples,
+        reference_x=reference_x,
+        reference_energy=reference_energy,
+        space=space,
+        types=types,
+        seed=seed,
+        expensive=expensive,
+    )
+
+
+def estimate_samples(
+    samples: SampleRecords,
+    *,
+    reference_x: ArrayLike,
+    reference_energy: ArrayLike,
+    space: Space,
+    types: tuple[int, ...] | None = None,
+    seed: int,
+    expensive: bool = False,
+) -> dict[str, Estimate]:
+    """What samples alone tell, without density or weights. Arguments as for `estimate_all`.
+
+    Of two reference sets they are the floor: what a perfect sampler of as many samples would show.
+    """
+    estimates = {"mean_energy": mean_estimate(samples.energy, seed=seed)}
+    estimates |= shape_estimates(samples, reference_x, reference_energy, space=space, seed=seed)
     if expensive:
-        estimates |= transport_estimates(model, reference_x, space=space, types=types, seed=seed)
+        estimates |= transport_estimates(samples, reference_x, space=space, types=types, seed=seed)
     return estimates
 
 
@@ -132,7 +158,7 @@ def importance_estimates(log_w_n: Array, *, seed: int) -> dict[str, Estimate]:
 
 
 def shape_estimates(
-    model: ModelRecords | WeightedRecords,
+    model: ModelRecords | SampleRecords,
     reference_x: ArrayLike,
     reference_energy: ArrayLike,
     *,
@@ -154,7 +180,7 @@ def shape_estimates(
 
 
 def transport_estimates(
-    model: ModelRecords | WeightedRecords,
+    model: ModelRecords | SampleRecords,
     reference_x: ArrayLike,
     *,
     space: Space,
