@@ -73,10 +73,7 @@ def verdict(found: Sequence[Importance]) -> str:
     """What may be concluded, in words."""
     if not found:
         return "importance: fewer than two trials were judged, so nothing is known"
-    n, told = found[0].n, [one.name for one in found if one.is_told_from_chance]
-    few = (
-        f"too few trials to rank settings: {n} for {len(found)} settings, where {FEWEST_A_NAME * len(found)} are asked; "
-        if n < FEWEST_A_NAME * len(found)
-        else ""
-    )
-    return few + (f"told from chance: {', '.join(told)}" if told else "no setting is told from chance")
+    n, asked, told = found[0].n, FEWEST_A_NAME * len(found), [one.name for one in found if one.is_told_from_chance]
+    if n < asked:
+        return f"too few trials to say which settings matter: {n} for {len(found)} settings, where {asked} are asked"
+    return f"told from chance: {', '.join(told)}" if told else "no setting is told from chance"
