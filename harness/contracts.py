@@ -155,6 +155,56 @@ class Search(Protocol):
         """The point with the smallest told value, None while there is none."""
 
 
+PrunerName = Literal["none", "median", "successive_halving", "hyperband"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ladder:
+    """Rungs at which a trial is judged on its way: each `factor` times as many steps as the one before."""
+
+    first: int
+    factor: int
+    rungs: int
+
+    def __post_init__(self) -> None:
+        if self.first < 1 or self.factor < 2 or self.rungs < 1:
+            raise ValueError(
+                "a ladder has a first rung of at least 1 step, a factor of at least 2 and at least one rung, got "
+                f"{self.first}, {self.factor} and {self.rungs}; write for example --first-rung 200 --factor 3 --rungs 3"
+            )
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return tuple(self.first * self.factor**k for k in range(self.rungs))
+
+
+TriedState = Literal["open", "finished", "pruned", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A proposed point and what became of it.
+
+    Attributes:
+        values: the point; empty while it is not drawn to its end. reported: intermediate values by step.
+        value: what was told at the end, None where the trial is open, pruned or failed.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    state: TriedState
+    reported: Mapping[int, float]
+    value: float | None
+
+
+class SearchWithHistory(Search, Protocol):
+    """A search that remembers every point."""
+
+    @property
+    def history(self) -> tuple[Tried, ...]:
+        """Every point proposed so far, in order of its number."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Point:
     """One recorded number. Recording a point twice leaves it there once."""

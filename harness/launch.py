@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,8 @@ from harness.plan_run import PlanCells, PlanStudyRun
 from harness.plan_study import PlanComparison, PlanStudy
 from harness.session import Setting
 from harness.study import Study, StudyRun
+from harness.sweep import Sweep
+from harness.sweep_run import Loss, SweepRun
 from harness.trial import Placement
 
 PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "scipy")
@@ -91,6 +93,48 @@ def run_plans(study: PlanStudy | PlanComparison, options: StudyOptions, *, exper
         return conclude(run, run.run())
 
 
+def launch_sweep(
+    sweep: Sweep,
+    options: StudyOptions,
+    *,
+    phase_of: Callable[[Mapping[str, Any]], Phase],
+    loss: Loss,
+    experiment: str,
+    resamples: int,
+) -> str:
+    """Run or resume a sweep; the text to print. Arguments as for a SweepRun and its report."""
+    check_output(options.output)
+    check_machine(sweep.setting.placement, options)
+    check_problem(sweep.setting, [phase_of(values) for values in sweep.corners()], options.output)
+    from harness.adapters.optuna_importance import fanova
+    from harness.adapters.optuna_search import OptunaSearch
+    from harness.sweep_report import conclude_sweep
+
+    folder = options.output / sweep.name / sweep.id
+    search = OptunaSearch(
+        name=sweep.name,
+        space=sweep.space,
+        trials=sweep.trials,
+        seed=sweep.setting.seeds[0],
+        storage=folder / "search.journal",
+        pruner=sweep.pruner,
+        n_startup=sweep.startup,
+        ladder=sweep.ladder,
+    )
+    with recorder_of(sweep, options, experiment) as recorder:
+        runner = runner_of(options, folder)
+        run = SweepRun(
+            sweep,
+            phase_of=phase_of,
+            loss=loss,
+            search=search,
+            output=options.output,
+            runner=runner,
+            recorder=recorder,
+        )
+        return conclude_sweep(run, run.run(), share=fanova, resamples=resamples)
+
+
 def check_output(output: Path) -> None:
     """Raise ValueError unless files can be written under `output`."""
     try:
@@ -144,7 +188,7 @@ def check_machine(placement: Placement, options: StudyOptions) -> None:
 
 @contextmanager
 def recorder_of(
-    study: Study | PlanStudy | PlanComparison, options: StudyOptions, experiment: str
+    study: Study | PlanStudy | PlanComparison | Sweep, options: StudyOptions, experiment: str
 ) -> Iterator[Recorder]:
     """The tracker, and study.json: everything needed to repeat the study."""
     from harness.adapters.mlflow_recorder import MlflowRecorder
@@ -209,7 +253,7 @@ def choices(space: SearchSpace, count: int) -> dict[str, Choice]:
     return {name: spread(domain) for name, domain in space.items()}
 
 
-def described(study: Study | PlanStudy | PlanComparison) -> dict[str, Any]:
+def described(study: Study | PlanStudy | PlanComparison | Sweep) -> dict[str, Any]:
     """A study's values, the command, and the versions that it ran on."""
     return {
         "id": study.id,

@@ -13,7 +13,7 @@ from harness.answers.question import Question
 from harness.budget import StepPrice
 from harness.calibrate import device_kind, price_from_plain, price_key
 from harness.checkpoint import Store, read_json, write_json
-from harness.contracts import Problem, Runner
+from harness.contracts import Problem, Runner, TrialSource
 from harness.identity import Settings, plain
 from harness.judging import Judgement
 from harness.plan import BranchWork, Phase, root_hash
@@ -119,7 +119,10 @@ class Session:
 
     def run(self, stages: Iterator[Sequence[TrialSpec]]) -> None:
         """Run all stages to their end. Failed trials are kept in `failures`, others go on."""
-        source = StagedSource(stages, ready=self._ready, on_result=self._ended)
+        self.run_source(StagedSource(stages, ready=self._ready, on_result=self.keep_result))
+
+    def run_source(self, source: TrialSource) -> None:
+        """Run the trials of a source, which tells `keep_result` how they ended."""
         self.runner.run(source, self._happened)
         self.progress.close()
 
@@ -216,7 +219,7 @@ class Session:
         roots = frozenset(self.setting.root(work.branch.seed) for work in spec.works)
         return parents_are_kept(spec, self.store, roots)
 
-    def _ended(self, result: TrialResult) -> None:
+    def keep_result(self, result: TrialResult) -> None:
         if result.status == "failed":
             self.failures.append(result)
             self.progress.note(f"trial {result.spec.name} failed: {result.error}")

@@ -17,7 +17,7 @@ LONGEST_FILE = 350
 LONGEST_FUNCTION = 60
 TOOL_FILES = {
     "ray": r"harness/adapters/ray_\w+\.py",
-    "optuna": r"harness/adapters/optuna_search\.py",
+    "optuna": r"harness/adapters/optuna_\w+\.py",
     "mlflow": r"harness/adapters/mlflow_recorder\.py",
 }
 """A tool, and the files that may import it."""

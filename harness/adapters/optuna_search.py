@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -13,10 +13,18 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from harness.contracts import Choice, FloatRange, IntRange, SearchSpace, Suggestion
+from harness.contracts import (
+    Choice,
+    FloatRange,
+    IntRange,
+    Ladder,
+    PrunerName,
+    SearchSpace,
+    Suggestion,
+    Tried,
+    TriedState,
+)
 from harness.identity import canonical, content_hash, derived_seed
-
-PrunerName = Literal["none", "median", "successive_halving"]
 
 _WORST = math.inf
 _PRUNED = "pruned"
@@ -41,6 +49,7 @@ class OptunaSearch:
         trials: how many points are proposed in all; a later session may ask for more.
         seed: of the draws. storage: the journal file, made if absent; one process writes at a time.
         pruner: rule that stops hopeless trials early. n_startup: random points (and unpruned trials) to begin with.
+        ladder: the steps at which trials report, which halving needs to know; None leaves them to Optuna's guess.
 
     Raises:
         ValueError: for a space that cannot be searched, or when the storage holds this name under other rules.
@@ -56,16 +65,18 @@ class OptunaSearch:
         storage: Path,
         pruner: PrunerName = "none",
         n_startup: int = 10,
+        ladder: Ladder | None = None,
     ) -> None:
         self._name, self._space, self._trials, self._seed, self._n_startup = name, dict(space), trials, seed, n_startup
-        self._distributions = {key: _distribution(key, domain) for key, domain in space.items()}
+        self._distributions = {key: distribution_of(key, domain) for key, domain in space.items()}
         # Optuna greets every study and trial on the console, where the study has its own lines.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = _open_journal(storage)
         self._study = optuna.create_study(
-            study_name=name, storage=self._storage, pruner=_pruner(pruner, n_startup), load_if_exists=True
+            study_name=name, storage=self._storage, pruner=_pruner(pruner, n_startup, ladder), load_if_exists=True
         )
-        self._keep_rules(content_hash([space, seed, pruner, n_startup]), storage)
+        rules = [space, seed, pruner, n_startup]
+        self._keep_rules(content_hash(rules if ladder is None else [*rules, ladder]), storage)
         self._prunes = pruner != "none"
         self._open: dict[int, Trial] = {}
         self._again = [trial.number for trial in self._all() if not trial.state.is_finished()]
@@ -110,6 +121,27 @@ class OptunaSearch:
             return None
         number = min(finite)[1]
         return Suggestion(number=number, values=self._decoded(self._known(number).params))
+
+    @property
+    def history(self) -> tuple[Tried, ...]:
+        """Every point proposed so far, in order of its number, with all that was reported and told."""
+        return tuple(self._tried(trial) for trial in self._all())
+
+    def _tried(self, trial: FrozenTrial) -> Tried:
+        ended = trial.state is TrialState.COMPLETE and trial.value is not None
+        value = trial.value if ended and trial.value is not None and math.isfinite(trial.value) else None
+        state: TriedState = "finished" if value is not None else "failed"
+        if trial.state is TrialState.PRUNED:
+            state = "pruned"
+        # A process killed while it drew a point leaves some of it open: it is drawn to its end when it is asked again.
+        drawn = self._space.keys() <= trial.params.keys()
+        return Tried(
+            number=trial.number,
+            values=self._decoded(trial.params) if drawn else {},
+            state=state if trial.state.is_finished() else "open",
+            reported=dict(trial.intermediate_values),
+            value=value,
+        )
 
     def _propose(self, number: int) -> Suggestion:
         trial = self._trial(number)
@@ -184,19 +216,32 @@ def _open_journal(path: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
-def _pruner(name: PrunerName, n_startup: int) -> optuna.pruners.BasePruner:
+def _pruner(name: PrunerName, n_startup: int, ladder: Ladder | None) -> optuna.pruners.BasePruner:
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=n_startup)
     if name == "successive_halving":
-        return optuna.pruners.SuccessiveHalvingPruner()
+        if ladder is None:
+            return optuna.pruners.SuccessiveHalvingPruner()
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=ladder.first, reduction_factor=ladder.factor)
+    if name == "hyperband" and ladder is not None:
+        return optuna.pruners.HyperbandPruner(
+            min_resource=ladder.first, max_resource=ladder.steps[-1], reduction_factor=ladder.factor
+        )
     if name == "none":
         return optuna.pruners.NopPruner()
-    raise ValueError(f"a pruner is none, median or successive_halving, got {name!r}; write one of these")
+    raise ValueError(
+        f"a pruner is none, median, successive_halving or (with a ladder) hyperband, got {name!r}; write one of these"
+    )
 
 
-def _distribution(key: str, domain: FloatRange | IntRange | Choice) -> BaseDistribution:
+def distribution_of(key: str, domain: FloatRange | IntRange | Choice) -> BaseDistribution:
+    """Optuna's form of one hyperparameter's domain.
+
+    Raises:
+        ValueError: for a domain that cannot be searched.
+    """
     if isinstance(domain, Choice):
-        labels = _labels(domain)
+        labels = labels_of(domain)
         if not labels or len(set(labels)) < len(labels):
             raise ValueError(f"a choice needs distinct options, got {labels!r} for {key!r}; write each value once")
         return CategoricalDistribution(labels)
@@ -210,14 +255,14 @@ def _distribution(key: str, domain: FloatRange | IntRange | Choice) -> BaseDistr
     return FloatDistribution(domain.low, domain.high, log=domain.log)
 
 
-def _labels(domain: Choice) -> tuple[Any, ...]:
+def labels_of(domain: Choice) -> tuple[Any, ...]:
     """What Optuna stores for the options: scalars as they are, anything else as its canonical text."""
     scalar = (str, int, float, bool, type(None))
     return tuple(option if isinstance(option, scalar) else canonical(option) for option in domain.options)
 
 
 def _decode(domain: FloatRange | IntRange | Choice, stored: Any) -> Any:
-    return domain.options[_labels(domain).index(stored)] if isinstance(domain, Choice) else stored
+    return domain.options[labels_of(domain).index(stored)] if isinstance(domain, Choice) else stored
 
 
 def _suggest(trial: Trial, key: str, domain: BaseDistribution) -> None:

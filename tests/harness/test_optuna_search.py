@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from harness.adapters.optuna_search import OptunaSearch, PrunerName
-from harness.contracts import Choice, FloatRange, IntRange, SearchSpace
+from harness.adapters.optuna_search import OptunaSearch
+from harness.contracts import Choice, FloatRange, IntRange, PrunerName, SearchSpace
 from tests.laws.search_laws import SearchLaws, run, score
 
 SPACE: SearchSpace = {
