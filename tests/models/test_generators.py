@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from models.controlled import ControlledSampler
 from models.estimators import WeightedRecords, estimate_weighted, modes_covered_estimate
 from models.fields.mlp import MLPField
 from models.flows.continuous import ContinuousFlow
+from models.flows.coupling import CouplingFlow
 from models.flows.diffusion import ProbabilityFlow
 from models.generators import CONTINUOUS_FLOW, Sizes, model_for, model_of, schedule_of
 from models.objective_settings import objective_of
 from models.objectives.denoising_energy_matching import DenoisingEnergyMatching
+from models.objectives.replayed_bootstrap import ReplayedBootstrap
 from models.objectives.replayed_energy_matching import ReplayedEnergyMatching
 from models.problem import BoltzmannProblem, build, evaluation_settings, system_settings
 from models.schedules import Geometric
@@ -123,6 +126,50 @@ def test_forty_gaussians_are_learnt_as_in_units_of_fifty() -> None:
     torch.testing.assert_close(found[0].loss_sum, found[1].loss_sum, rtol=1e-6, atol=0)
     one, other = (flat(each.gradients) for each in found)
     assert float((one - other).norm() / other.norm()) < 1e-5  # clipping adds 1e-6 to norms of either unit
+
+
+def test_bootstrapping_trains_a_coupling_flow_in_the_sizes_of_its_recipe() -> None:
+    settings = objective("gmm40", "fab")
+    made = objective_of(settings, system_of("gmm40"))
+    assert isinstance(made, ReplayedBootstrap)
+    assert (made.capacity, made.minimum, made.every, made.rows) == (16_384, 4096, 8, 512)
+    assert (made.annealing.bridges, made.annealing.step_size, made.loss.ratio_clip) == (2, 1.0, 10.0)
+    flow = problem("gmm40").flow(0, settings)
+    assert isinstance(flow, CouplingFlow)
+    assert flow.prior.std == 23.0
+    assert len(flow.couplings.transforms) == 8
+    again = problem("gmm40").flow(0, settings).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in flow.state_dict().items())
+    assert model_of(settings) == model_of({**settings, "ratio_clip": None})
+    assert model_of(settings) != model_of({**settings, "flow": {**settings["flow"], "layers": 4}})
+    for target in TARGETS:
+        energy_only = problem(target)
+        settings = objective(target, "fab")
+        short = {**settings, "annealing": {**settings["annealing"], "bridges": 1, "leapfrog_steps": 1}}
+        model, loss = energy_only.flow(0, settings), energy_only.objective(short)
+        assert isinstance(model, CouplingFlow)
+        assert isinstance(loss, ReplayedBootstrap)
+        state = loss.begin(Batch(x_BD=torch.zeros(1, model.space.dim)), seed=0)
+        made_rows = loss.generate(model, state, whole_batch(6, 0))
+        assert len(loss.extended(state, made_rows.tensors)) >= 3
+
+
+def test_a_coupling_flow_is_judged_by_its_density(tmp_path: Path) -> None:
+    made = problem(cache=tmp_path)
+    flow = made.flow(0, objective("gmm4", "fab"))
+    records = made.evaluate(flow, rank=0, workers=1)
+    x_BD = made.points("test")
+    log_q_B = copy.deepcopy(flow).double().log_prob(x_BD).detach().numpy()
+    np.testing.assert_allclose(records["test/log_q"], log_q_B, rtol=1e-12)
+    np.testing.assert_array_equal(records["test/length"], records["test/displacement"])
+    assert "test/fm_loss" not in records
+    model_log_q_B = copy.deepcopy(flow).double().log_prob(torch.from_numpy(records["model/x"]).double())
+    np.testing.assert_allclose(records["model/log_q"], model_log_q_B.detach().numpy(), atol=1e-4)
+    parts = [made.evaluate(flow, rank=rank, workers=2) for rank in range(2)]
+    for key, column in records.items():
+        np.testing.assert_allclose(np.concatenate([part[key] for part in parts]), column, rtol=1e-6, atol=1e-6)
+    estimates = made.estimates(records, "test", expensive=True)
+    assert {"nll", "ess_q", "ess_p", "log_z", "w2", "tv_2d", "modes_covered"} <= set(estimates)
 
 
 def test_unknown_models_networks_and_schedules_are_told() -> None:

@@ -40,6 +40,12 @@ SMALL: dict[str, Any] = {
     "own_samples": 40,
     "control_steps": 4,
     "control_batch": 8,
+    "fab_batch": 8,
+    "fab_bridges": 1,
+    "fab_rows": 10,
+    "fab_every": 2,
+    "fab_minimum": 16,
+    "fab_layers": 2,
 }
 
 
@@ -91,7 +97,8 @@ def test_a_buffer_may_begin_with_the_stage_before_or_with_the_training_set() -> 
 
 
 @pytest.mark.parametrize(
-    "stages", [("pdem=2", "idem=2"), ("fm=1", "fm_own=1"), ("pis=1", "pg_own=1"), ("fm=1", "pg_own=1")]
+    "stages",
+    [("pdem=2", "idem=2"), ("fm=1", "fm_own=1"), ("pis=1", "pg_own=1"), ("fm=1", "pg_own=1"), ("fab=1", "fab=1")],
 )
 def test_other_chains_that_make_sense(stages: tuple[str, ...], tmp_path: Path) -> None:
     study = TrainPlan(**{**SMALL, "stages": stages}).study()
@@ -107,7 +114,16 @@ def test_own_samples_need_a_stage_before(stages: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "stages", [("idem=2", "fm=2"), ("fm=2", "idem=2"), ("pis=2", "pg=1"), ("pis=2", "dds=1"), ("idem=2", "pis=1")]
+    "stages",
+    [
+        ("idem=2", "fm=2"),
+        ("fm=2", "idem=2"),
+        ("pis=2", "pg=1"),
+        ("pis=2", "dds=1"),
+        ("idem=2", "pis=1"),
+        ("fab=1", "pg=1"),
+        ("fm=1", "fab=1"),
+    ],
 )
 def test_a_stage_that_would_forget_the_one_before_is_refused(stages: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"goes on with the model.*write fm_own or pg_own"):
@@ -129,6 +145,25 @@ def test_a_stage_that_would_forget_the_one_before_is_refused(stages: tuple[str, 
 def test_wrong_settings_are_told_before_anything_starts(options: dict[str, Any], told: str, tmp_path: Path) -> None:
     def checked() -> None:
         study = TrainPlan(**{**SMALL, **options, "stages": ("idem=2",)}).study()
+        check_problem(study.setting, study.phases, tmp_path)
+
+    with pytest.raises(ValueError, match=told):
+        checked()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"fab_batch": 17}, r"without replacement from 16 rows.*batch of 17; write --fab-batch 16 or --fab-minimum 17"),
+        ({"fab_bridges": -1}, r"bridges and moves are not negative.*got bridges=-1.*write"),
+        ({"fab_every": 0}, r"gets rows now and then.*every=0.*write"),
+        ({"fab_rows": 0}, r"gets rows now and then.*rows=0; write"),
+        ({"fab_layers": 1}, r"at least two couplings.*layers=1; write"),
+    ],
+)
+def test_wrong_settings_of_bootstrapping_are_told_too(options: dict[str, Any], told: str, tmp_path: Path) -> None:
+    def checked() -> None:
+        study = TrainPlan(**{**SMALL, **options, "stages": ("fab=2",)}).study()
         check_problem(study.setting, study.phases, tmp_path)
 
     with pytest.raises(ValueError, match=told):
@@ -210,3 +245,26 @@ def test_a_controlled_sampler_is_judged_and_taught_to_a_flow(
     assert not untrained.diverged
     assert not sampler.diverged
     assert " - " in conclude_plan(run, cells)
+
+
+def test_bootstrapping_is_judged_by_its_density_and_taught_to_a_flow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.0)
+    stages = ("fab=20", "fm_own=3")
+    study = TrainPlan(**{**SMALL, "fm_own_resampled": True, "stages": stages, "output": tmp_path}).study()
+    run = PlanStudyRun(study, output=tmp_path, runner=InlineRunner(), recorder=Remembered())
+    cells = run.run()
+    assert not run.session.failures
+    (judged,) = cells[""].values()
+    untrained, bootstrapped, flow = judged
+    judgements = {"nll", "ess_q", "ess_p", "log_z", "energy_w2", "tv_2d", "modes_covered", "path_length"}
+    for cell in judged:
+        assert judgements <= set(cell.test)
+        assert not cell.diverged
+    assert "fm_loss" not in bootstrapped.test
+    assert "fm_loss" in flow.test
+    assert bootstrapped.test["path_length"].value == bootstrapped.test["transport_distance"].value
+    assert bootstrapped.test["nll"].value != untrained.test["nll"].value
+    assert bootstrapped.tail_cost.force_evaluations > 0
+    assert "log Z" in conclude_plan(run, cells)
