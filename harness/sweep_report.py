@@ -151,7 +151,7 @@ def rung_rows(sweep: Sweep, point: SweptPoint) -> list[dict[str, Any]]:
     `segments` are the hashes of what was judged, seed by seed, in the order of the seeds.
     """
     tried, acting = point.tried, sweep.acting(point.tried.values)
-    start = {"point": tried.number, "state": tried.state, "rungs": len(point.rungs)}
+    start: dict[str, Any] = {"point": tried.number, "state": tried.state, "rungs": len(point.rungs)}
     start |= {name: acting.get(name) for name in sweep.space}
     end = {"device_seconds": point.device_seconds}
     if not point.rungs:

@@ -143,8 +143,8 @@ class SweepRun:
     def _spent(self, suggestion: Suggestion) -> float:
         last = self.sweep.ladder.steps[-1]
         works = self.works(suggestion, 1)
-        events = [e for work in works for e in self.session.store.events(work.branch, up_to=last)]
-        return sum(e.values.get("device_seconds", 0.0) for e in events)
+        events = [event for work in works for event in self.session.store.events(work.branch, up_to=last)]
+        return self.sweep.setting.placement.workers * sum(event.values.get("wall_seconds", 0.0) for event in events)
 
     # records
 

@@ -186,7 +186,7 @@ class NoiseSchedule(EnergyOptions):
     def metric_of(self, system: System) -> MetricChoice:
         """What is minimised, on a plain scale: pruning, the sampler and importance go by ranks."""
         known = system.target.log_z is not None
-        name = self.metric or ("forward_kl" if known else "nll")
+        name: str = self.metric or ("forward_kl" if known else "nll")
         if name in (LOG_Z_ERROR, "forward_kl") and not known:
             raise ValueError(f"{name} needs a target whose log Z is known, got {self.target}; write --metric nll")
         name = "log_z" if name == LOG_Z_ERROR else name

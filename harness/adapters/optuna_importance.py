@@ -21,8 +21,8 @@ def fanova(
 ) -> dict[str, float]:
     """Share of the variance of the results, over the space, that each name explains by itself.
 
-    Shares of all names sum to one; what two names explain only together is left out of both. Where all results are
-    alike, all shares are zero.
+    Shares sum to one at most: what two names explain only together is left out of both. Where all results are alike,
+    all shares are zero.
 
     Args:
         points: values by name, inside the space. results: finite, one a point.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from harness.answers.figure_style import BEST, FIRST, HYBRID, INK, QUIET, SECOND, finish, new_figure, styled
 from harness.answers.importance import Importance, verdict
@@ -75,6 +76,8 @@ def draw_slices(path: Path, marks: Sequence[Mark], names: Sequence[str], *, titl
 
 def slice_of(axis: Axes, marks: Sequence[Mark], name: str) -> None:
     texts = sorted({str(m.values[name]) for m in marks if not isinstance(m.values[name], (int, float))})
+    if not marks:
+        axis.text(0.5, 0.5, "in no trial", transform=axis.transAxes, ha="center", color=QUIET)
     for mark in marks:
         value = mark.values[name]
         x = texts.index(str(value)) if texts else float(value)
@@ -106,3 +109,4 @@ def logarithmic(axis: Axes, values: Sequence[float], *, vertical: bool) -> None:
     held = [value for value in values if math.isfinite(value)]
     if held and min(held) > 0 and max(held) > 8 * min(held):
         (axis.set_yscale if vertical else axis.set_xscale)("log")
+        (axis.yaxis if vertical else axis.xaxis).set_minor_formatter(NullFormatter())

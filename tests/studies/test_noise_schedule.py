@@ -94,6 +94,7 @@ def agrees_with_the_store(study: NoiseSchedule, store: Store, rows: list[dict[st
     problem = build(sweep.setting.problem, cache=store.folder / "reference")
     judgement = Judgement(sweep.question, problem, store, sweep.setting.problem)
     for row in rows:
+        assert float(row["device_seconds"]) > 0
         assert float(row["loss"]) == judgement.estimates(row["segments"], "validation")["forward_kl"].value
         assert float(row["test_loss"]) == judgement.estimates(row["segments"], "test")["forward_kl"].value
     for point in {row["point"] for row in rows}:
