@@ -25,7 +25,7 @@ def test_a_plan_can_name_maximum_likelihood() -> None:
     assert objective == MaximumLikelihood(solver_steps=7, solver_grading=0.1, divergence="hutchinson")
     other = TrainPlan(target="lj13", ml_batch=32, ml_learning_rate=1e-4, divergence="exact").named_phases()["ml"]
     assert (other.batch, other.optimiser.learning_rate, other.objective["divergence"]) == (32, 1e-4, "exact")
-    from_data, without_data = ["fm", "pg", "fm_tail", "ml"], ["idem", "pdem", "pis", "dds", "fm_own", "pg_own"]
+    from_data, without_data = ["fm", "pg", "fm_tail", "ml"], ["idem", "pdem", "pis", "dds", "fab", "fm_own", "pg_own"]
     assert list(plan.named_phases()) == from_data + without_data
 
 
