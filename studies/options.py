@@ -12,7 +12,7 @@ from harness.plan import Optimiser, Phase
 from harness.session import Setting
 from harness.split import SplitPhases
 from models.objectives.flow_matching import CouplingScope
-from models.problem import evaluation_settings, system_settings
+from models.problem_settings import evaluation_settings, system_settings
 from models.systems import CouplingName, DivergenceName, System, system_of
 
 Value = TypeVar("Value")

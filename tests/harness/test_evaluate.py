@@ -10,7 +10,8 @@ import torch
 
 from harness.collective import Alone
 from harness.evaluate import gather_records, merge_records
-from models.problem import build, evaluation_settings
+from models.problem import build
+from models.problem_settings import evaluation_settings
 from tests.harness.tiny import SETTINGS
 
 

@@ -15,7 +15,8 @@ from harness.kept_models import judged_weights
 from harness.plan import BranchWork, Stop
 from harness.trial import Event, TrialSpec
 from harness.worker import evaluation_key
-from models.problem import build, evaluation_settings
+from models.problem import build
+from models.problem_settings import evaluation_settings
 from tests.harness.tiny import SETTINGS, checksums, events, kinds, trial, trunk_and_tails
 
 

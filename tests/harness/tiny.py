@@ -12,7 +12,7 @@ from harness.collective import Alone
 from harness.plan import Branch, BranchWork, Optimiser, Phase, Stop, root_hash
 from harness.trial import Event, Placement, TrialSpec
 from harness.worker import run_trial
-from models.problem import evaluation_settings, system_settings
+from models.problem_settings import evaluation_settings, system_settings
 
 SETTINGS: dict[str, Any] = {
     "system": system_settings("gmm4", train_samples=96, hidden=8, layers=2),

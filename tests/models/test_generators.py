@@ -22,7 +22,8 @@ from models.objective_settings import objective_of
 from models.objectives.denoising_energy_matching import DenoisingEnergyMatching
 from models.objectives.replayed_bootstrap import ReplayedBootstrap
 from models.objectives.replayed_energy_matching import ReplayedEnergyMatching
-from models.problem import BoltzmannProblem, build, evaluation_settings, system_settings
+from models.problem import BoltzmannProblem, build
+from models.problem_settings import evaluation_settings, system_settings
 from models.schedules import Geometric
 from models.score_estimator import Clip
 from models.systems import System, system_of

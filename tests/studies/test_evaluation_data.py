@@ -13,7 +13,8 @@ import torch
 
 from harness.plan import root_hash
 from harness.worker import evaluation_key
-from models.problem import build, evaluation_settings, system_settings
+from models.problem import build
+from models.problem_settings import evaluation_settings, system_settings
 from models.targets import gmm4
 from studies.budget_split import BudgetSplit
 from studies.train_plan import TrainPlan

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from models.objectives.maximum_likelihood import MaximumLikelihood
-from models.problem import build, evaluation_settings, system_settings
+from models.problem import build
+from models.problem_settings import evaluation_settings, system_settings
 from models.systems import dw4_system, lj13_system, lj55_system
 from studies.train_plan import TrainPlan
 
