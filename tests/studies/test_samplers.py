@@ -73,7 +73,7 @@ def test_a_plan_for_every_method_ends_with_a_flow_on_its_samples() -> None:
         assert own["coupling"] == "optimal-transport"
         assert (own["data"]["from"], own["data"]["rows"], own["data"]["resampled"]) == ("parent", 80, False)
     assert study.setting.problem["evaluation"]["transport"]
-    assert tuple(Samplers(target="dw4").study().plans) == ("idem", "pdem", "pis", "dds")
+    assert tuple(Samplers(target="dw4").study().plans) == ("idem", "pdem", "pis", "dds", "fab")
 
 
 def test_the_study_has_a_name_of_its_own_for_every_question() -> None:
