@@ -29,7 +29,7 @@ def synchronise() -> None:
 
 def header(title: str, *, slow: str = "naive", fast: str = "here") -> None:
     """Print what the columns of the rows below are."""
-    print(f"\n{title}\n{'':52}{slow + ' / ms':>16}{fast + ' / ms':>16}{'ratio [quartiles]':>24}")
+    print(f"\n{title}\n{'':52}{slow + ' / ms':>21}{fast + ' / ms':>21}{'ratio [quartiles]':>24}")
 
 
 def row(label: str, slow: Call, fast: Call, *, rounds: int = 7, repeats: int = 1, wall: bool = False) -> float:
@@ -42,7 +42,7 @@ def row(label: str, slow: Call, fast: Call, *, rounds: int = 7, repeats: int = 1
     pairs = [(seconds_of(slow, wall=wall), seconds_of(fast, repeats=repeats, wall=wall)) for _ in range(rounds)]
     a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
     low, _, high = statistics.quantiles([x / y for x, y in pairs], n=4)
-    print(f"{label:52}{1e3 * a:16.3f}{1e3 * b:16.3f}{a / b:10.2f} [{low:.2f}, {high:.2f}]", flush=True)
+    print(f"{label:52}{1e3 * a:21.3f}{1e3 * b:21.3f}{a / b:10.2f} [{low:.2f}, {high:.2f}]", flush=True)
     return a / b
 
 
