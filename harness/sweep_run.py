@@ -72,7 +72,6 @@ class SweepRun:
         self.phase_of, self.loss, self.search, self.recorder = phase_of, loss, search, recorder
         self.session = Session(sweep, output=output, runner=runner, progress=progress)
         self.folder = self.session.folder
-        self.trained: list[TrialSpec] = []
 
     def run(self) -> tuple[SweptPoint, ...]:
         """Train and judge what the store and the search lack; every point of the sweep."""
@@ -127,9 +126,7 @@ class SweepRun:
 
     def _spec(self, suggestion: Suggestion, rung: int, works: tuple[BranchWork, ...]) -> TrialSpec:
         name = f"point {suggestion.number} to {self.sweep.ladder.steps[rung - 1]} steps"
-        spec = self.session.spec(name, self.sweep.setting.seeds[0], works=works)
-        self.trained.append(spec)
-        return spec
+        return self.session.spec(name, self.sweep.setting.seeds[0], works=works)
 
     def _changed(self, suggestion: Suggestion) -> None:
         tried = next(t for t in self.search.history if t.number == suggestion.number)

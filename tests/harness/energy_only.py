@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from harness.checkpoint import Store
+from harness.collective import Alone
+from harness.loop import Trainer, TrainState
+from harness.phase_data import PhaseData
 from harness.plan import Branch, BranchWork, Optimiser, Phase, Stop
-from tests.harness.tiny import FM, PG, root
+from models.contracts import Work
+from models.problem import build
+from tests.harness.tiny import FM, PG, SETTINGS, root
 
 SCHEDULE = {"kind": "geometric", "sigma_min": 0.05, "sigma_max": 2.0}
 NETWORK = {"kind": "field", "scaled": 1.2}
@@ -67,3 +77,21 @@ def chain(*phases: tuple[Phase, int], evaluate: bool = False) -> tuple[BranchWor
         works.append(BranchWork(branch=branch, stops=(Stop(steps=steps, evaluate=evaluate),)))
         parent = branch.at(steps).hash
     return tuple(works)
+
+
+def trainer_of(phase: Phase, collective: Any = None) -> tuple[Trainer, TrainState]:
+    """A phase's trainer and its state before the first step."""
+    problem, group = build(SETTINGS, cache=Path("unused")), collective or Alone()
+    branch = Branch(parent=root(), phase=phase, seed=0)
+    data = PhaseData(problem, Store(Path("unused")), Alone(), torch.device("cpu")).of(branch)
+    trainer = Trainer.of(branch, problem.objective(phase.objective), data, group)
+    return trainer, TrainState.start(problem.flow(0, phase.objective), phase)
+
+
+def stepped(trainer: Trainer, state: TrainState, steps: int) -> list[Work]:
+    return [trainer.step(state) for _ in range(steps)]
+
+
+def weights(state: TrainState) -> Tensor:
+    """All parameters in one vector."""
+    return torch.cat([p.detach().reshape(-1) for p in state.flow.parameters()])

@@ -21,37 +21,22 @@ from torch import Tensor
 from harness import calibrate
 from harness.calibrate import counted_step, measure_price
 from harness.checkpoint import Store
-from harness.collective import Alone, ProcessGroup
+from harness.collective import ProcessGroup
 from harness.generation_price import refill_cost, without_refills
-from harness.loop import Trainer, TrainState
+from harness.loop import TrainState
 from harness.microbatch import within_memory
-from harness.phase_data import PhaseData
-from harness.plan import Branch, Phase
 from harness.renewal import MOST_BARREN
-from models.contracts import Prepared, Random, Work
+from models.contracts import Prepared, Random
 from models.flows.coupling import CouplingFlow
 from models.objectives.flow_annealed_bootstrap import BootstrapState
 from models.objectives.replayed_bootstrap import ReplayedBootstrap
 from models.prioritised import PrioritisedBuffer
-from models.problem import build
-from tests.harness.energy_only import FAB, PDEM, chain
-from tests.harness.tiny import SETTINGS, checksums, events, root, trial
+from tests.harness.energy_only import FAB, PDEM, chain, stepped, trainer_of, weights
+from tests.harness.tiny import checksums, events, trial
 
 EVERY, ROWS, CAPACITY, FIRST = 3, 11, 40, 33
 LOOKS = 1 + 2 * 2
 """At each row: the start, and two steps at each of two bridges."""
-
-
-def trainer_of(phase: Phase = FAB, collective: Any = None) -> tuple[Trainer, TrainState]:
-    problem, group = build(SETTINGS, cache=Path("unused")), collective or Alone()
-    branch = Branch(parent=root(), phase=phase, seed=0)
-    data = PhaseData(problem, Store(Path("unused")), Alone(), torch.device("cpu")).of(branch)
-    trainer = Trainer.of(branch, problem.objective(phase.objective), data, group)
-    return trainer, TrainState.start(problem.flow(0, phase.objective), phase)
-
-
-def stepped(trainer: Trainer, state: TrainState, steps: int) -> list[Work]:
-    return [trainer.step(state) for _ in range(steps)]
 
 
 def bootstrap_of(state: TrainState) -> BootstrapState:
@@ -65,10 +50,6 @@ def buffer_of(state: TrainState) -> PrioritisedBuffer:
     return buffer
 
 
-def weights(state: TrainState) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in state.flow.parameters()])
-
-
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -77,7 +58,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def test_the_buffer_is_filled_to_its_minimum_first_and_refilled_at_its_steps() -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(FAB)
     work = stepped(trainer, state, 7)
     assert [one.force_evaluations for one in work] == [n * LOOKS for n in (FIRST, 0, 0, ROWS, 0, 0, ROWS)]
     assert all(one.samples == FAB.batch for one in work)
@@ -86,7 +67,7 @@ def test_the_buffer_is_filled_to_its_minimum_first_and_refilled_at_its_steps() -
 
 
 def test_rows_that_were_drawn_are_weighted_for_the_flow_of_their_step() -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(FAB)
     stepped(trainer, state, 4)
     before, flow = buffer_of(state), state.flow
     assert isinstance(flow, CouplingFlow)
@@ -105,7 +86,7 @@ def test_rows_that_were_drawn_are_weighted_for_the_flow_of_their_step() -> None:
 
 
 def test_step_sizes_adapt_at_each_generation_and_stay_in_between() -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(FAB)
     found = []
     for _ in range(5):
         stepped(trainer, state, 1)
@@ -116,7 +97,7 @@ def test_step_sizes_adapt_at_each_generation_and_stay_in_between() -> None:
 
 
 def test_a_batch_in_pieces_revises_the_same_rows() -> None:
-    whole, pieces = trainer_of(), trainer_of()
+    whole, pieces = trainer_of(FAB), trainer_of(FAB)
     for trainer, state in (whole, (replace(pieces[0], microbatch=3), pieces[1])):
         stepped(trainer, state, 2)
     for name, tensor in bootstrap_of(whole[1]).tensors.items():
@@ -133,7 +114,7 @@ class Hopeless(ReplayedBootstrap):
 
 
 def test_a_model_that_never_fills_its_buffer_is_told() -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(FAB)
     assert trainer.renewal is not None
     assert isinstance(trainer.objective, ReplayedBootstrap)
     hopeless = Hopeless(**{f.name: getattr(trainer.objective, f.name) for f in fields(trainer.objective)})
@@ -147,12 +128,12 @@ def test_a_model_that_never_fills_its_buffer_is_told() -> None:
 
 @pytest.mark.parametrize("after", [0, 1, 3, 4, 7])
 def test_a_resumed_state_goes_on_bit_for_bit(after: int) -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(FAB)
     stepped(trainer, state, after)
     stream = io.BytesIO()
     torch.save(state.state_dict(), stream)
     stepped(trainer, state, 7 - after)
-    again, other = trainer_of()
+    again, other = trainer_of(FAB)
     stream.seek(0)
     other.load_state_dict(torch.load(stream, weights_only=True), again.objective)
     stepped(again, other, 7 - after)
@@ -177,7 +158,7 @@ def test_an_interrupted_trial_ends_in_the_same_weights_and_buffer(tmp_path: Path
 
 
 def test_a_buffer_is_restored_by_the_objective_that_it_belongs_to() -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(FAB)
     stepped(trainer, state, 1)
     other, _ = trainer_of(PDEM)
     with pytest.raises(ValueError, match=r"belongs to an objective.*DenoisingEnergyMatching; write"):
@@ -189,9 +170,9 @@ def test_a_buffer_is_restored_by_the_objective_that_it_belongs_to() -> None:
 
 def test_a_price_shares_a_generation_over_the_steps_between_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.0)
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(FAB)
     price = measure_price(trainer, state.flow)
-    again, fresh = trainer_of()
+    again, fresh = trainer_of(FAB)
     again.renew(fresh)
     step, refill = counted_step(without_refills(again), fresh), refill_cost(again, fresh)
     assert (step.force_evaluations, refill.force_evaluations) == (0, LOOKS * ROWS)
@@ -201,7 +182,7 @@ def test_a_price_shares_a_generation_over_the_steps_between_two(monkeypatch: pyt
 
 
 def test_a_micro_batch_is_found_below_a_cap() -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(FAB)
     found = within_memory(trainer, state.flow, 1.0)
     assert found.microbatch == 1
     stepped(found, state, 1)
@@ -214,7 +195,7 @@ def test_a_micro_batch_is_found_below_a_cap() -> None:
 def as_one_of_two(rank: int, meeting: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    trainer, state = trainer_of(collective=ProcessGroup())
+    trainer, state = trainer_of(FAB, collective=ProcessGroup())
     work = stepped(trainer, state, 8)
     found = {
         "weights": weights(state),
@@ -232,7 +213,7 @@ def test_two_workers_hold_the_same_buffer_and_end_as_one_does(tmp_path: Path) ->
     assert first.pop("forces") == [LOOKS * n for n in (15, 0, 0, 5, 0, 0, 5, 0)]
     assert second.pop("forces") == [LOOKS * n for n in (18, 0, 0, 6, 0, 0, 6, 0)]
     assert same(first, second)
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(FAB)
     stepped(trainer, state, 8)
     for name, tensor in {"weights": weights(state), **bootstrap_of(state).tensors}.items():
         torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-3)

@@ -23,29 +23,16 @@ from harness.checkpoint import Store
 from harness.collective import Alone, ProcessGroup, joined
 from harness.generation_price import COUNTED_ROWS, refill_cost, without_refills
 from harness.loop import Trainer, TrainState
-from harness.phase_data import PhaseData
-from harness.plan import Branch, Phase
+from harness.plan import Branch
 from harness.trial import Event
-from models.contracts import Batch, Prepared, Random, Work
+from models.contracts import Batch, Prepared, Random
 from models.objectives.replayed_energy_matching import ReplayedEnergyMatching
 from models.problem import build
 from models.replay import ReplayBuffer
-from tests.harness.energy_only import IDEM, PDEM, chain
+from tests.harness.energy_only import IDEM, PDEM, chain, stepped, trainer_of, weights
 from tests.harness.tiny import SETTINGS, checksums, events, root, trial
 
 EVERY, ROWS, CAPACITY = 3, 11, 30
-
-
-def trainer_of(phase: Phase = IDEM, collective: Any = None) -> tuple[Trainer, TrainState]:
-    problem, group = build(SETTINGS, cache=Path("unused")), collective or Alone()
-    branch = Branch(parent=root(), phase=phase, seed=0)
-    data = PhaseData(problem, Store(Path("unused")), Alone(), torch.device("cpu")).of(branch)
-    trainer = Trainer.of(branch, problem.objective(phase.objective), data, group)
-    return trainer, TrainState.start(problem.flow(0, phase.objective), phase)
-
-
-def stepped(trainer: Trainer, state: TrainState, steps: int) -> list[Work]:
-    return [trainer.step(state) for _ in range(steps)]
 
 
 def rows_of(state: TrainState) -> Tensor:
@@ -57,15 +44,11 @@ def buffer_of(state: TrainState) -> ReplayBuffer:
     return state.buffer
 
 
-def weights(state: TrainState) -> Tensor:
-    return torch.cat([p.detach().reshape(-1) for p in state.flow.parameters()])
-
-
 # refills
 
 
 def test_refills_come_before_their_steps_and_are_counted_there() -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(IDEM)
     assert state.buffer is None
     work = stepped(trainer, state, 7)
     plain = 2 * IDEM.batch
@@ -77,16 +60,16 @@ def test_refills_come_before_their_steps_and_are_counted_there() -> None:
 
 
 def test_the_loop_refills_as_single_steps_do() -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(IDEM)
     alone = stepped(trainer, state, 7)
-    again, other = trainer_of()
+    again, other = trainer_of(IDEM)
     assert list(again.steps(other, to=7)) == alone
     assert torch.equal(rows_of(state), rows_of(other))
     assert torch.equal(weights(state), weights(other))
 
 
 def test_the_model_fills_the_buffer_with_its_own_rows() -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(IDEM)
     stepped(trainer, state, EVERY)
     before, assumed = rows_of(state), trainer.renewal
     assert assumed is not None
@@ -104,7 +87,7 @@ def test_the_model_fills_the_buffer_with_its_own_rows() -> None:
 
 
 def test_batches_come_from_the_buffer() -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(IDEM)
     trainer.renew(state)
     assert state.buffer is not None
     batch, _ = trainer._drawn(4, 2, 9, state.buffer)
@@ -114,7 +97,7 @@ def test_batches_come_from_the_buffer() -> None:
 
 
 def test_rows_that_are_not_finite_stay_outside() -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(IDEM)
     stepped(trainer, state, EVERY)
     broken = replace(trainer, renewal=replace(trainer.renewal, objective=like_idem(Broken, bad=4)))  # type: ignore[type-var]
     before = rows_of(state)
@@ -168,11 +151,11 @@ def test_without_a_buffer_nothing_is_renewed_or_saved() -> None:
 
 @pytest.mark.parametrize("after", range(8))
 def test_a_resumed_state_goes_on_bit_for_bit(after: int) -> None:
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(IDEM)
     stepped(trainer, state, after)
     saved = state.state_dict()
     stepped(trainer, state, 8 - after)
-    again, other = trainer_of()
+    again, other = trainer_of(IDEM)
     other.load_state_dict(saved, again.objective)
     stepped(again, other, 8 - after)
     assert torch.equal(weights(other), weights(state))
@@ -211,9 +194,9 @@ def test_an_interrupted_trial_ends_in_the_same_weights_and_buffer(tmp_path: Path
 
 def test_a_price_shares_the_refill_over_the_steps_between_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.0)
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(IDEM)
     price = measure_price(trainer, state.flow)
-    again, fresh = trainer_of()
+    again, fresh = trainer_of(IDEM)
     again.renew(fresh)
     step = counted_step(without_refills(again), fresh)
     refill = refill_cost(again, fresh)
@@ -231,7 +214,7 @@ def test_a_price_shares_the_refill_over_the_steps_between_two(monkeypatch: pytes
 def test_operations_of_a_large_refill_are_counted_on_a_few_rows() -> None:
     replay = {"capacity": 500, "every": 3, "rows": 10 * COUNTED_ROWS}
     trainer, state = trainer_of(replace(IDEM, objective={**IDEM.objective, "replay": replay}))
-    few, short = trainer_of()
+    few, short = trainer_of(IDEM)
     large, small = refill_cost(trainer, state), refill_cost(few, short)
     assert large.flops / (10 * COUNTED_ROWS) == pytest.approx(small.flops / ROWS, rel=1e-12)
 
@@ -249,7 +232,7 @@ def as_one_of_two(rank: int, meeting: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     group = ProcessGroup()
-    trainer, state = trainer_of(collective=group)
+    trainer, state = trainer_of(IDEM, collective=group)
     work = stepped(trainer, state, 8)
     found = {
         "weights": weights(state),
@@ -269,7 +252,7 @@ def test_two_workers_share_the_refill_and_end_as_one_does(tmp_path: Path) -> Non
     assert first["generated"] == [0, 0, 0, 25, 0, 0, 25, 0]
     assert second["generated"] == [0, 0, 0, 30, 0, 0, 30, 0]
     assert torch.equal(first["joined"], torch.tensor([[0.0], [0.0], [1.0], [1.0], [1.0]]).expand(5, 2))
-    trainer, state = trainer_of()
+    trainer, state = trainer_of(IDEM)
     stepped(trainer, state, 8)
     torch.testing.assert_close(first["buffer"], rows_of(state), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(first["weights"], weights(state), rtol=1e-4, atol=1e-4)
