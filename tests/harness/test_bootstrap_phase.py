@@ -6,7 +6,7 @@ Shapes: B rows, D coordinates, M intermediate densities.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from harness import calibrate
@@ -33,6 +31,7 @@ from models.objectives.replayed_bootstrap import ReplayedBootstrap
 from models.prioritised import PrioritisedBuffer
 from tests.harness.energy_only import FAB, PDEM, chain, stepped, trainer_of, weights
 from tests.harness.tiny import checksums, events, trial
+from tests.harness.two_workers import TwoWorkers
 
 EVERY, ROWS, CAPACITY, FIRST = 3, 11, 40, 33
 LOOKS = 1 + 2 * 2
@@ -192,24 +191,18 @@ def test_a_micro_batch_is_found_below_a_cap() -> None:
 # two processes
 
 
-def as_one_of_two(rank: int, meeting: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    trainer, state = trainer_of(FAB, collective=ProcessGroup())
+def as_one_of_two(group: ProcessGroup) -> dict[str, Any]:
+    trainer, state = trainer_of(FAB, collective=group)
     work = stepped(trainer, state, 8)
-    found = {
+    return {
         "weights": weights(state),
         "forces": [one.force_evaluations for one in work],
         **bootstrap_of(state).tensors,
     }
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
-def test_two_workers_hold_the_same_buffer_and_end_as_one_does(tmp_path: Path) -> None:
-    spawn: Callable[..., Any] = mp.spawn
-    spawn(as_one_of_two, args=(str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+def test_two_workers_hold_the_same_buffer_and_end_as_one_does(two_workers: TwoWorkers) -> None:
+    first, second = two_workers(as_one_of_two)
     assert first.pop("forces") == [LOOKS * n for n in (15, 0, 0, 5, 0, 0, 5, 0)]
     assert second.pop("forces") == [LOOKS * n for n in (18, 0, 0, 6, 0, 0, 6, 0)]
     assert same(first, second)

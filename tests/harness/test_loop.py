@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from harness.checkpoint import checksum
@@ -24,6 +22,7 @@ from harness.plan import Branch, Optimiser, Phase, geometric_grid
 from models.contracts import Batch, GradientSum, Prepared, Random, Work
 from models.problem import BoltzmannProblem, build
 from tests.harness.tiny import FM, PG, SETTINGS, TAIL
+from tests.harness.two_workers import TwoWorkers
 
 RATE = Optimiser(learning_rate=0.1)
 PAIRED = replace(FM, objective={**FM.objective, "coupling": "optimal-transport"})
@@ -332,22 +331,18 @@ def test_only_a_global_pairing_is_the_same_for_any_number_of_workers(phase: Phas
 SHARED = {"fm": FM, "pg": PG, "paired": PAIRED, "paired globally": PAIRED_GLOBALLY}
 
 
-def as_one_of_two(rank: int, meeting: str, folder: str) -> None:
-    """Train both kinds of phase, meet a gradient that is infinite on one rank only, and write down what came out."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    group = ProcessGroup()
+def as_one_of_two(group: ProcessGroup) -> dict[str, Any]:
+    """Train both kinds of phase, meet a gradient that is infinite on one rank only, and tell what came out."""
     found: dict[str, Any] = {}
     for name, phase in SHARED.items():
         trainer, state = real_trainer(replace(phase, batch=phase.batch + 1), group)
         found[name] = {"weights": run(trainer, state), "loss": state.tally.loss}
     trainer, state = real_trainer(FM, group)
-    broken = replace(trainer, objective=HalfBroken(trainer.objective, rank))
+    broken = replace(trainer, objective=HalfBroken(trainer.objective, group.rank))
     found["skipping"] = {"weights": run(broken, state), "skipped": state.tally.skipped}
-    found["told"] = group.broadcast(f"from {rank}")
-    found["gathered"] = group.gather(rank)
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    found["told"] = group.broadcast(f"from {group.rank}")
+    found["gathered"] = group.gather(group.rank)
+    return found
 
 
 def run(trainer: Trainer, state: TrainState, steps: int = 5) -> Tensor:
@@ -380,10 +375,8 @@ class HalfBroken:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("pair")
-    mp.spawn(as_one_of_two, args=(str(folder / "meeting"), str(folder)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+def pair(two_workers: TwoWorkers) -> list[dict[str, Any]]:
+    return two_workers(as_one_of_two)
 
 
 @pytest.mark.parametrize("name", ["fm", "pg", "paired globally"])

@@ -13,8 +13,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from harness import calibrate
@@ -31,6 +29,7 @@ from models.problem import build
 from models.replay import ReplayBuffer
 from tests.harness.energy_only import IDEM, PDEM, chain, stepped, trainer_of, weights
 from tests.harness.tiny import SETTINGS, checksums, events, root, trial
+from tests.harness.two_workers import TwoWorkers
 
 EVERY, ROWS, CAPACITY = 3, 11, 30
 
@@ -228,25 +227,19 @@ def test_no_buffer_no_refill() -> None:
 # two processes
 
 
-def as_one_of_two(rank: int, meeting: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    group = ProcessGroup()
+def as_one_of_two(group: ProcessGroup) -> dict[str, Any]:
     trainer, state = trainer_of(IDEM, collective=group)
     work = stepped(trainer, state, 8)
-    found = {
+    return {
         "weights": weights(state),
         "buffer": rows_of(state),
         "generated": [one.field_evaluations - 2 * one.samples for one in work],
-        "joined": joined(torch.full((2 + rank, 2), float(rank)), 5, group),
+        "joined": joined(torch.full((2 + group.rank, 2), float(group.rank)), 5, group),
     }
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
-def test_two_workers_share_the_refill_and_end_as_one_does(tmp_path: Path) -> None:
-    mp.spawn(as_one_of_two, args=(str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+def test_two_workers_share_the_refill_and_end_as_one_does(two_workers: TwoWorkers) -> None:
+    first, second = two_workers(as_one_of_two)
     assert torch.equal(first["buffer"], second["buffer"])
     assert torch.equal(first["weights"], second["weights"])
     assert first["generated"] == [0, 0, 0, 25, 0, 0, 25, 0]
