@@ -15,6 +15,7 @@ from torch import nn
 
 from models.contracts import Field, Space, Target
 from models.controlled import ControlledSampler, Process
+from models.fields.pinned_score import PinnedScore
 from models.fields.scaled_score import ScaledScore
 from models.fields.score_control import ScoreControl
 from models.fields.sinusoidal import SinusoidalField
@@ -81,7 +82,7 @@ def model_for(model: Settings, target: Target, sizes: Sizes) -> nn.Module:
         return ContinuousFlow(prior=prior, field=field_for(space, hidden=sizes.hidden, layers=sizes.layers))
     if kind == "probability_flow":
         schedule = schedule_of(model["schedule"])
-        field = ProbabilityFlow(score=score_for(model["network"], space, schedule, sizes), schedule=schedule)
+        field = ProbabilityFlow(score=score_for(model["network"], target, schedule, sizes), schedule=schedule)
         return ContinuousFlow(prior=noise_prior(space, schedule), field=field)
     if kind == "coupling_flow":
         return coupling_flow_of(model, space)
@@ -105,8 +106,17 @@ def coupling_flow_of(model: Settings, space: Space) -> CouplingFlow:
     )
 
 
-def score_for(network: Settings, space: Space, schedule: Schedule, sizes: Sizes) -> Field:
-    """An untrained score network s(tau, x); with "scaled", in units of the noised rows' own width."""
+def score_for(network: Settings, target: Target, schedule: Schedule, sizes: Sizes) -> Field:
+    """An untrained score network s(tau, x); with "pinned", one that ends in the target's own score."""
+    score = learned_score(network, target.space, schedule, sizes)
+    if "pinned" not in network:
+        return score
+    pin, clip = network["pinned"], Clip(**network["pinned"]["clip"])
+    return PinnedScore(network=score, target=target, clip=clip, schedule=schedule, length=pin["length"])
+
+
+def learned_score(network: Settings, space: Space, schedule: Schedule, sizes: Sizes) -> Field:
+    """The network alone; with "scaled", in units of the noised rows' own width."""
     if "scaled" not in network:
         return network_for(network, space, sizes, output_scale=1.0 / network.get("length", 1.0))
     field = network_for({**network, "length": 1.0}, space, sizes, output_scale=1.0)

@@ -18,6 +18,7 @@ from torch import Tensor
 from models.annealed import PUSH_EVALUATIONS
 from models.contracts import Batch, Field, Prepared, Random, Target, Work
 from models.controlled import ControlledSampler
+from models.fields.known_score import asked_of_target
 from models.flows.coupling import CouplingFlow
 from models.flows.diffusion import ReverseSDE, noise_prior
 from models.flows.divergence import exact_divergence
@@ -205,11 +206,9 @@ class ParentRows:
     def _paths(self, sampler: ControlledSampler, random: Random, like: Tensor) -> Prepared:
         path = sampler.draw(random, like=like)
         n = len(path.x_BD)
-        work = Work(
-            field_evaluations=sampler.process.steps * n,
-            energy_evaluations=n,
-            declared_flops=n * self.target.energy_flops,
-        )
+        calls = sampler.process.steps * n
+        own = Work(energy_evaluations=n, declared_flops=n * self.target.energy_flops)
+        work = own + Work(field_evaluations=calls) + asked_of_target(sampler.field, calls)
         return Prepared(tensors={"x": path.x_BD, "log_weight": path.log_weight_B}, work=work)
 
     def _pushed(self, flow: Any, random: Random, like: Tensor) -> Prepared:
@@ -220,7 +219,7 @@ class ParentRows:
             tolerance, counted = self.settings["tolerance"], CountedDivergence()
             pushed = flow.push(x0_BD, solver=Dopri5(rtol=tolerance, atol=tolerance), divergence=counted)
             evaluations = counted.rows
-        x_BD, work = pushed.x1_BD, Work(field_evaluations=evaluations)
+        x_BD, work = pushed.x1_BD, Work(field_evaluations=evaluations) + asked_of_target(flow, evaluations)
         if not self.settings["resampled"]:
             return Prepared(tensors={"x": x_BD}, work=work)
         n = len(x_BD)

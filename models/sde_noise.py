@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.contracts import Random, Work
+from models.fields.known_score import asked_of_target
 from models.flows.diffusion import ReverseSDE, noise_prior
 from models.schedules import Score
 
@@ -22,5 +23,5 @@ def sde_rows(sde: ReverseSDE, score: Score, random: Random, *, like: Tensor) -> 
         x_BD = sde.carry(score, start_BD, noise)
     climbs = 0 if sde.final is None else sde.final.steps * len(x_BD)
     flops = 0 if sde.final is None else climbs * sde.final.target.energy_flops
-    work = Work(field_evaluations=sde.steps * len(x_BD), force_evaluations=climbs, declared_flops=flops)
-    return x_BD, work
+    calls, climbed = sde.steps * len(x_BD), Work(force_evaluations=climbs, declared_flops=flops)
+    return x_BD, Work(field_evaluations=calls) + asked_of_target(score, calls) + climbed

@@ -46,6 +46,8 @@ class EnergyOptions(FlowOptions):
     """Layers of score networks and controls."""
     score_scaled: float | None = None
     """Width of the data, by which score networks see noised rows in units of their own width; 0 for plain networks."""
+    score_pinned: float | None = None
+    """Width of the noise below which score networks give way to the target's own clipped score (default: never)."""
     buffer_capacity: int | None = None
     """Most rows of idem's replay buffer."""
     buffer_start: BufferStart | None = None
@@ -167,8 +169,13 @@ class EnergyOptions(FlowOptions):
         return {"kind": recipe.network, **scale, **{name: n for name, n in sizes.items() if n is not None}}
 
     def score_network(self) -> dict[str, Any]:
-        scaled = given(self.score_scaled, self.energy_recipe().scaled)
-        return {**self.network(), "scaled": scaled} if scaled else self.network()
+        recipe, network = self.energy_recipe(), self.network()
+        if scaled := given(self.score_scaled, recipe.scaled):
+            network["scaled"] = scaled
+        if self.score_pinned is not None:
+            clip = {"norm": given(self.dem_clip, recipe.clip), "of": recipe.clip_of}
+            network["pinned"] = {"length": self.score_pinned, "clip": clip}
+        return network
 
     def path_integral(self) -> Phase:
         recipe = self.energy_recipe()

@@ -12,15 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from models.contracts import Field, Target
+from models.fields.known_score import KnownScore
 from models.score_estimator import Clip
 
 
 class ScoreControl(nn.Module):
     """u(t, x) = network(t, x) + share(t) clip(score(x)), mean-free and equivariant where network and target are.
-
-    Vectors are clipped by their norm, as everywhere here: clipping components, as published code does, would tell
-    directions in space apart. A score that is not finite (particles that coincide, as all do where a path starts at the
-    origin) counts as none.
 
     Args:
         network: u without the score, called with (t, x): a multilayer perceptron, or an EGNN for particles.
@@ -45,7 +42,7 @@ class ScoreControl(nn.Module):
         differentiated: bool = False,
     ) -> None:
         super().__init__()
-        self.network, self.target, self.clip = network, target, clip
+        self.network, self.known = network, KnownScore(target=target, clip=clip)
         self.differentiated = differentiated
         self.hidden_layer = nn.Linear(1, hidden)
         self.share_layer = nn.Linear(hidden, 1)
@@ -63,7 +60,4 @@ class ScoreControl(nn.Module):
     def guide(self, x_BD: Tensor) -> Tensor:
         """The clipped score, (B, D), on the space; rows without a finite one are zero."""
         with torch.set_grad_enabled(self.differentiated and torch.is_grad_enabled()):
-            score_BD = self.target.score(x_BD if self.differentiated else x_BD.detach())
-            finite_B1 = torch.isfinite(score_BD).all(dim=1, keepdim=True)
-            # Clipped particle by particle, forces no longer cancel.
-            return self.target.space.project(self.clip(torch.where(finite_B1, score_BD, 0.0), self.target.space))
+            return self.known(x_BD if self.differentiated else x_BD.detach())

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.fields.sweeps import value_and_trace
+
 SLOWEST = 1e-4
 """The lowest angular frequency of an embedding in units of its highest (Vaswani et al. 2017)."""
 
@@ -69,15 +71,7 @@ class SinusoidalField(nn.Module):
 
     def with_divergence(self, t: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity (B, D) and exact trace of dv/dx (B,), by one sweep a coordinate; differentiable."""
-        differentiable = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x_BD = x_BD if differentiable and x_BD.requires_grad else x_BD.detach().requires_grad_()
-            v_BD = self(t, x_BD)
-            trace_B = torch.zeros_like(v_BD[:, 0])
-            for k in range(self.dim):
-                (row_BD,) = torch.autograd.grad(v_BD[:, k].sum(), x_BD, create_graph=differentiable, retain_graph=True)
-                trace_B = trace_B + row_BD[:, k]
-        return (v_BD, trace_B) if differentiable else (v_BD.detach(), trace_B.detach())
+        return value_and_trace(lambda x_BD: self(t, x_BD), x_BD)
 
     def _coordinates(self, x_BD: Tensor) -> Tensor:
         return self._waves(self.coordinate_frequency / self.length * x_BD)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.contracts import Batch, GradientSum, Prepared, Prior, Random, Target, Work, parameter_gradients
+from models.fields.known_score import asked_of_target
 from models.schedules import Schedule, Score
 from models.score_estimator import Clip, Form, estimate_score, require_samples
 
@@ -98,11 +99,12 @@ class DenoisingEnergyMatching:
         )
         loss_sum = score_regression_loss(flow.field.score, points).sum()
         n = len(prepared)
+        work = Work(samples=n, field_evaluations=FIELD_EVALUATIONS_PER_SAMPLE * n)
         return GradientSum(
             gradients=parameter_gradients(loss_sum, list(flow.parameters())),
             loss_sum=loss_sum.detach(),
             weight=float(n),
-            work=prepared.work + Work(samples=n, field_evaluations=FIELD_EVALUATIONS_PER_SAMPLE * n),
+            work=prepared.work + work + asked_of_target(flow.field, n),
         )
 
     def draw(self, prior: Prior, clean_BD: Tensor, random: Random) -> tuple[NoisedPoints, Work]:

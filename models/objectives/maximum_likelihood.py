@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.contracts import Batch, GradientSum, Prepared, Prior, Random, Work, parameter_gradients
+from models.fields.known_score import asked_of_target
 from models.flows.continuous import ContinuousFlow
 from models.flows.solvers import RungeKutta4
 from models.objectives.path_gradient import DivergenceMode, check_divergence_mode, divergence_of, draw_probe
@@ -59,6 +60,7 @@ class MaximumLikelihood:
             v_BD, divergence_B = divergence(flow.field, t, state[:, :dim])
             return torch.cat([v_BD, divergence_B.unsqueeze(1)], dim=1)
 
+        evaluations = 4 * self.solver_steps * n
         # A leaf that asks for gradients lets divergences by autograd keep one graph from data to base.
         state = torch.cat([x_BD.detach(), x_BD.new_zeros(n, 1)], dim=1).requires_grad_()
         state = self.solver.integrate(rates, state, start=1.0, end=0.0)
@@ -67,5 +69,7 @@ class MaximumLikelihood:
             gradients=parameter_gradients(loss, [p for p in flow.parameters() if p.requires_grad]),
             loss_sum=loss.detach(),
             weight=float(n),
-            work=prepared.work + Work(samples=n, field_evaluations=4 * self.solver_steps * n),
+            work=prepared.work
+            + asked_of_target(flow.field, evaluations)
+            + Work(samples=n, field_evaluations=evaluations),
         )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from models.contracts import Batch, Divergence, Field, GradientSum, Prepared, Prior, Random, Target, Work
+from models.fields.known_score import asked_of_target
 from models.flows.continuous import ContinuousFlow
 from models.flows.divergence import exact_divergence, hutchinson
 from models.flows.solvers import RungeKutta4
@@ -310,5 +311,5 @@ def _gradient_sum(flow: ContinuousFlow, record: PathGradientRecord, *, loss_B: T
         gradients=tuple(piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)),
         loss_sum=loss_B.sum(),
         weight=float(n),
-        work=work + Work(samples=n, field_evaluations=evaluations),
+        work=work + asked_of_target(flow.field, evaluations) + Work(samples=n, field_evaluations=evaluations),
     )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.contracts import Batch, GradientSum, Prepared, Prior, Random, Target, Work, parameter_gradients
+from models.fields.known_score import asked_of_target
 from models.flows.prior import GaussianPrior
 
 Control = Callable[[Tensor, Tensor], Tensor]
@@ -124,6 +125,7 @@ def control_gradient(path: ControlledPath, flow: Any, prepared: Prepared, target
         loss_sum=loss_sum.detach(),
         weight=float(n),
         work=prepared.work
+        + asked_of_target(flow.field, steps * n)
         + Work(
             samples=n,
             field_evaluations=FIELD_EVALUATIONS_PER_STEP * steps * n,

@@ -90,13 +90,15 @@ class PlaneControlLaws(ObjectiveLaws):
         return Batch(x_BD=normal(6, 2))
 
     def test_work_counts_every_step_and_one_energy_with_its_gradient(self) -> None:
-        found = gradient_of(self.make_objective(), self.make_flow().double(), self.make_batch(), whole_batch(6, 1))
+        flow = self.make_flow().double()
+        found = gradient_of(self.make_objective(), flow, self.make_batch(), whole_batch(6, 1))
+        guided = 1 if isinstance(flow.field, ScoreControl) else 0
         assert found.work == Work(
             samples=6,
             field_evaluations=2 * self.steps * 6,
             energy_evaluations=6,
-            force_evaluations=6,
-            declared_flops=2 * 6 * gmm4().energy_flops,
+            force_evaluations=6 + guided * self.steps * 6,
+            declared_flops=(2 + guided * self.steps) * 6 * gmm4().energy_flops,
         )
 
 

@@ -80,7 +80,7 @@ class TestGradients:
     """Against central differences of what is differentiated."""
 
     def slope(self, control: ScoreControl, x_BD: Tensor, value: Any) -> tuple[Tensor, Tensor]:
-        direction_BD = control.target.space.project(normal(*x_BD.shape, seed=9))
+        direction_BD = control.known.target.space.project(normal(*x_BD.shape, seed=9))
         leaf_BD = x_BD.clone().requires_grad_()
         (gradient_BD,) = torch.autograd.grad((control(TIME, leaf_BD) * direction_BD).sum(), leaf_BD)
         step = 1e-6

@@ -139,6 +139,7 @@ def test_a_stage_that_would_forget_the_one_before_is_refused(stages: tuple[str, 
         ({"noise_max": 0.01}, "sigma_min < sigma_max"),
         ({"dem_clip": -1.0}, "largest norm must be positive"),
         ({"score_scaled": -1.0}, "width of the data must be positive"),
+        ({"score_pinned": -1.0}, "width at which a pin lets go must be positive"),
         ({"dem_ema_decay": 2.0}, "EMA decay"),
     ],
 )
@@ -225,6 +226,21 @@ def test_a_plan_from_the_energy_to_path_gradients(tmp_path: Path, monkeypatch: p
     assert [row["stage"] for row in rows] == ["untrained", "idem", "fm_own", "pg"]
     assert rows[1]["fm_loss"] == ""
     assert rows[2]["fm_loss"] != ""
+
+
+def test_path_gradients_go_on_with_a_pinned_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.0)
+    options = SMALL | {"score_pinned": 0.2, "stages": ("idem=4", "pg_own=2"), "output": tmp_path}
+    study = TrainPlan(**options).study()
+    run = PlanStudyRun(study, output=tmp_path, runner=InlineRunner(), recorder=Remembered())
+    cells = run.run()
+    assert not run.session.failures
+    (judged,) = cells[""].values()
+    assert [cell.test["nll"].n for cell in judged[1:]] == [64, 64]
+    plain = TrainPlan(**{**options, "score_pinned": None}).study()
+    assert plain.stages[0].phase.fingerprint != study.stages[0].phase.fingerprint
+    # A batch of eight asks for three noises and for the field; every other step, ten rows take five steps.
+    assert judged[1].tail_cost.force_evaluations == 4 * (8 * (3 + 1) + 5 * 10 // 2)
 
 
 @pytest.mark.parametrize("name", ["pis", "dds"])
