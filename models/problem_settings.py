@@ -44,6 +44,8 @@ def system_settings(
         "layers": system.layers if layers is None else layers,
         "prior_std": system.prior_std,
     }
+    if system.target.space.types is not None:
+        settings["types"] = list(system.target.space.types)
     if data is not None and data.is_file():
         settings["data_sha256"] = hashlib.sha256(data.read_bytes()).hexdigest()
     elif is_exact(system.target):

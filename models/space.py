@@ -21,10 +21,12 @@ class Space:
     Args:
         dim: number D of coordinates of a flat configuration, particle-major (x1, y1, x2, y2, ...).
         particles: number N of particles, or None for plain R^dim. N must divide dim.
+        types: one label >= 0 for each particle, where only those of equal label may change places; None: all are alike.
     """
 
     dim: int
     particles: int | None = None
+    types: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.dim < 1:
@@ -33,6 +35,11 @@ class Space:
             raise ValueError(
                 f"particles must be at least 2 and divide dim, got particles={self.particles} for dim={self.dim}; "
                 "write dim = particles * spatial dimension"
+            )
+        if self.types is not None and (len(self.types) != self.particles or min(self.types) < 0):
+            raise ValueError(
+                f"types must hold one label per particle, none negative, got {self.types} for {self.particles} "
+                "particles; write one integer each"
             )
 
     @property

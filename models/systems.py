@@ -79,7 +79,7 @@ def field_for(space: Space, *, hidden: int, layers: int) -> MLPField | EGNN:
     """An untrained field: an EGNN for particles, a multilayer perceptron elsewhere."""
     if space.particles is None:
         return MLPField(dim=space.dim, hidden=hidden, layers=layers)
-    return EGNN(particles=space.particles, spatial_dim=space.spatial_dim, hidden=hidden, layers=layers)
+    return EGNN(space.particles, space.spatial_dim, hidden=hidden, layers=layers, types=space.types)
 
 
 # Vaitl and Klein 2025, two-dimensional experiment: 2000 training points, exact divergence, rates 1e-2 and 5e-3.

@@ -19,6 +19,8 @@ TOOL_FILES = {
     "ray": r"harness/adapters/ray_\w+\.py",
     "optuna": r"harness/adapters/optuna_\w+\.py",
     "mlflow": r"harness/adapters/mlflow_recorder\.py",
+    "openmm": r"models/molecules/openmm_\w+\.py",
+    "tblite": r"models/molecules/tblite_\w+\.py",
 }
 """A tool, and the files that may import it."""
 MATHEMATICS = re.compile(
@@ -224,6 +226,8 @@ def test_pages_lead_somewhere(page: str) -> None:
     ("path", "source"),
     [
         ("models/a.py", "import ray"),
+        ("models/a.py", "import openmm.app"),
+        ("models/molecules/openmm_system.py", "from tblite.interface import Calculator"),
         ("models/a.py", "from harness.plan import Phase"),
         ("models/a.py", "def f():\n    import harness.plan"),
         ("models/targets/a.py", "from ...harness import plan"),

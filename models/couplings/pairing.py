@@ -78,19 +78,17 @@ class OptimalTransport:
 
 @dataclass(frozen=True, kw_only=True)
 class EquivariantOptimalTransport:
-    """Minimises the squared distance over permutations of the data, of their particles, and over rotations.
+    """Minimises the squared distance over permutations of the data, of particles of one type, and over rotations.
 
     For every pair of configurations the particles are matched first (Hungarian algorithm on squared distances), then
     rotated (Kabsch): one pass, an upper bound of the joint minimum (Klein et al. 2023, equation 14).
 
     Args:
-        space: a mean-free space of particles.
-        types: one label per particle; only particles of equal label may change places. None: all are alike.
+        space: a mean-free space of particles; its types say which of them may change places.
         reflections: also allow mirror images (O(d) in place of SO(d)).
     """
 
     space: Space
-    types: tuple[int, ...] | None = None
     reflections: bool = False
 
     def __post_init__(self) -> None:
@@ -99,18 +97,14 @@ class EquivariantOptimalTransport:
                 f"equivariant optimal transport needs particles, got a plain space of dim={self.space.dim}; "
                 "write OptimalTransport() there"
             )
-        if self.types is not None and len(self.types) != self.space.particles:
-            raise ValueError(
-                f"types must hold one label per particle, got {len(self.types)} for {self.space.particles} particles; "
-                "write one integer each"
-            )
 
     def __call__(self, x0_BD: Tensor, x1_BD: Tensor) -> Pairs:
         _check_alike(x0_BD, x1_BD)
         self.space.check(x0_BD, name="x0")
         self.space.check(x1_BD, name="x1")
         x0_BNd, x1_BNd = self._particles(x0_BD), self._particles(x1_BD)
-        cost_BB, particles_BBN = equivariant_costs(x0_BNd, x1_BNd, types=self.types, reflections=self.reflections)
+        types, reflections = self.space.types, self.reflections
+        cost_BB, particles_BBN = equivariant_costs(x0_BNd, x1_BNd, types=types, reflections=reflections)
         permutation_B = optimal_permutation(cost_BB)
         matched_BN = particles_BBN[torch.arange(len(cost_BB)), permutation_B]
         y_BNd = permute_particles(x1_BNd[permutation_B], matched_BN)

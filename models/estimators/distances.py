@@ -46,11 +46,9 @@ def wasserstein_1(x_nD: ArrayLike, y_mD: ArrayLike) -> float:
     return transport_cost(np.sqrt(_squared_costs(x_nD, y_mD)))
 
 
-def wasserstein_2_equivariant(
-    x_nD: ArrayLike, y_mD: ArrayLike, *, space: Space, types: tuple[int, ...] | None = None, reflections: bool = False
-) -> float:
-    """W2 modulo particle permutations and rotations (Klein et al. 2023), for mean-free configurations."""
-    return float(np.sqrt(transport_cost(_equivariant_costs(x_nD, y_mD, space, types, reflections))))
+def wasserstein_2_equivariant(x_nD: ArrayLike, y_mD: ArrayLike, *, space: Space, reflections: bool = False) -> float:
+    """W2 modulo permutations within particle types and rotations (Klein et al. 2023), for mean-free configurations."""
+    return float(np.sqrt(transport_cost(_equivariant_costs(x_nD, y_mD, space, reflections))))
 
 
 def wasserstein_1_equivariant_dem(x_nD: ArrayLike, y_mD: ArrayLike, *, space: Space) -> float:
@@ -91,7 +89,6 @@ def wasserstein_2_equivariant_estimate(
     reference_mD: ArrayLike,
     *,
     space: Space,
-    types: tuple[int, ...] | None = None,
     seed: int,
     max_samples: int = MAX_SAMPLES_EQUIVARIANT,
 ) -> Estimate:
@@ -99,7 +96,7 @@ def wasserstein_2_equivariant_estimate(
     x, reference = _equal_draws(x_nD, reference_mD, max_samples, seed)
     if not np.isfinite(x).all():
         return undefined("some samples are not finite", n=len(x))
-    return _root_transport_estimate(_equivariant_costs(x, reference, space, types, False), seed)
+    return _root_transport_estimate(_equivariant_costs(x, reference, space, False), seed)
 
 
 def wasserstein_2_energy_estimate(
@@ -145,11 +142,9 @@ def _squared_costs(x_nD: ArrayLike, y_mD: ArrayLike) -> Array:
     return np.asarray(squared_distances(x, y))
 
 
-def _equivariant_costs(
-    x_nD: ArrayLike, y_mD: ArrayLike, space: Space, types: tuple[int, ...] | None, reflections: bool
-) -> Array:
+def _equivariant_costs(x_nD: ArrayLike, y_mD: ArrayLike, space: Space, reflections: bool) -> Array:
     cost_nm, _ = equivariant_costs(
-        _particles(x_nD, space), _particles(y_mD, space), types=types, reflections=reflections
+        _particles(x_nD, space), _particles(y_mD, space), types=space.types, reflections=reflections
     )
     return np.asarray(cost_nm)
 

@@ -39,7 +39,6 @@ def estimate_all(
     space: Space,
     prior_std: float,
     log_z: float | None = None,
-    types: tuple[int, ...] | None = None,
     seed: int,
     expensive: bool = False,
 ) -> dict[str, Estimate]:
@@ -50,7 +49,6 @@ def estimate_all(
         reference_x: target samples (m, D) to compare with. reference_energy: their energies, (m,), in kT.
         prior_std: standard deviation of the Gaussian base.
         log_z: known log normaliser of the target; without it there is no `forward_kl`.
-        types: one label per particle; only equal ones may change places in `w2_equivariant`. None: all are alike.
         seed: of all resampling; cells of a study that share it share their resamples.
         expensive: also transport distances between configurations, seconds each.
     """
@@ -58,7 +56,7 @@ def estimate_all(
     estimates |= model_estimates(model, seed=seed)
     estimates |= shape_estimates(model, reference_x, reference_energy, space=space, seed=seed)
     if expensive:
-        estimates |= transport_estimates(model, reference_x, space=space, types=types, seed=seed)
+        estimates |= transport_estimates(model, reference_x, space=space, seed=seed)
     return estimates
 
 
@@ -68,7 +66,6 @@ def estimate_weighted(
     reference_x: ArrayLike,
     reference_energy: ArrayLike,
     space: Space,
-    types: tuple[int, ...] | None = None,
     seed: int,
     expensive: bool = False,
 ) -> dict[str, Estimate]:
@@ -83,7 +80,6 @@ def estimate_weighted(
         reference_x=reference_x,
         reference_energy=reference_energy,
         space=space,
-        types=types,
         seed=seed,
         expensive=expensive,
     )
@@ -95,7 +91,6 @@ def estimate_samples(
     reference_x: ArrayLike,
     reference_energy: ArrayLike,
     space: Space,
-    types: tuple[int, ...] | None = None,
     seed: int,
     expensive: bool = False,
 ) -> dict[str, Estimate]:
@@ -106,7 +101,7 @@ def estimate_samples(
     estimates = {"mean_energy": mean_estimate(samples.energy, seed=seed)}
     estimates |= shape_estimates(samples, reference_x, reference_energy, space=space, seed=seed)
     if expensive:
-        estimates |= transport_estimates(samples, reference_x, space=space, types=types, seed=seed)
+        estimates |= transport_estimates(samples, reference_x, space=space, seed=seed)
     return estimates
 
 
@@ -184,15 +179,12 @@ def transport_estimates(
     reference_x: ArrayLike,
     *,
     space: Space,
-    types: tuple[int, ...] | None = None,
     seed: int,
 ) -> dict[str, Estimate]:
     """W2 between configurations, plain and (for particles) modulo symmetry."""
     estimates = {"w2": wasserstein_2_estimate(model.x, reference_x, seed=seed)}
     if space.particles is not None:
-        estimates["w2_equivariant"] = wasserstein_2_equivariant_estimate(
-            model.x, reference_x, space=space, types=types, seed=seed
-        )
+        estimates["w2_equivariant"] = wasserstein_2_equivariant_estimate(model.x, reference_x, space=space, seed=seed)
     return estimates
 
 

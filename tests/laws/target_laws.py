@@ -89,8 +89,8 @@ class TargetLaws:
             getattr(self.target(), call)(wrong_BD)
 
 
-class ParticleTargetLaws(TargetLaws):
-    """Laws of targets of identical particles without an outer frame."""
+class FrameTargetLaws(TargetLaws):
+    """Laws of targets of particles without an outer frame, identical or not."""
 
     def _configurations(self) -> Tensor:
         space = self.target().space
@@ -103,10 +103,6 @@ class ParticleTargetLaws(TargetLaws):
 
     def _score(self) -> Tensor:
         return self.target().score(self.points()).unflatten(-1, self._configurations().shape[1:])
-
-    def test_permuted_particles(self) -> None:
-        order = torch.randperm(self._configurations().shape[1], generator=torch.Generator().manual_seed(0))
-        self._same_energy_and_mapped_score(self._configurations()[:, order], self._score()[:, order])
 
     def test_rotated_and_reflected_space(self) -> None:
         d = self.target().space.spatial_dim
@@ -121,6 +117,14 @@ class ParticleTargetLaws(TargetLaws):
     def test_the_score_is_mean_free(self) -> None:
         score_BD = self.target().score(self.points())
         assert relative_error(self.target().space.project(score_BD), score_BD) < 1e-12
+
+
+class ParticleTargetLaws(FrameTargetLaws):
+    """Laws of targets of identical particles without an outer frame."""
+
+    def test_permuted_particles(self) -> None:
+        order = torch.randperm(self._configurations().shape[1], generator=torch.Generator().manual_seed(0))
+        self._same_energy_and_mapped_score(self._configurations()[:, order], self._score()[:, order])
 
 
 class SampledTargetLaws(TargetLaws):

@@ -52,11 +52,10 @@ class TestOptimalTransport(OptimalCouplingLaws):
 
 class TestEquivariantOptimalTransport(OptimalCouplingLaws):
     space = Space(dim=12, particles=4)
-    types: tuple[int, ...] | None = None
     reflections = False
 
     def make(self) -> Coupling:
-        return EquivariantOptimalTransport(space=self.space, types=self.types, reflections=self.reflections)
+        return EquivariantOptimalTransport(space=self.space, reflections=self.reflections)
 
     def same_configuration(self, a_BD: Tensor, b_BD: Tensor) -> bool:
         return torch.allclose(self._sorted_distances(a_BD), self._sorted_distances(b_BD), atol=1e-12)
@@ -70,7 +69,7 @@ class TestEquivariantOptimalTransport(OptimalCouplingLaws):
 
 
 class TestTypedEquivariantOptimalTransport(TestEquivariantOptimalTransport):
-    types = (0, 1, 0, 1)
+    space = Space(dim=12, particles=4, types=(0, 1, 0, 1))
 
 
 class TestPlanarEquivariantOptimalTransport(TestEquivariantOptimalTransport):
@@ -323,10 +322,56 @@ def test_costs_without_a_plan_are_an_error() -> None:
         optimal_permutation(torch.full((3, 3), torch.nan, dtype=torch.float64))
 
 
+def typed_draw(seed: int) -> tuple[Space, Tensor, Tensor]:
+    """Six particles of three types in no order, in two configurations a batch of five."""
+    space = Space(dim=18, particles=6, types=(2, 0, 1, 0, 1, 0))
+    x_kBD = torch.randn((2, 5, 18), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x0_BD, x1_BD = space.project(x_kBD)
+    return space, x0_BD, x1_BD
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_particle_never_takes_the_place_of_another_type(seed: int) -> None:
+    """Labels stay, and so do the distances from the centre within each type."""
+    space, x0_BD, x1_BD = typed_draw(seed)
+    assert space.types is not None
+    labels_N = torch.tensor(space.types)
+    _, particles_BBN = equivariant_costs(x0_BD.unflatten(1, (6, 3)), x1_BD.unflatten(1, (6, 3)), types=space.types)
+    assert torch.equal(labels_N[particles_BBN], labels_N.expand_as(particles_BBN))
+    pairs = EquivariantOptimalTransport(space=space)(x0_BD, x1_BD)
+    radii_kBN = torch.stack([pairs.x1_BD, x1_BD[pairs.permutation_B]]).unflatten(2, (6, 3)).norm(dim=3)
+    for label in labels_N.unique():
+        ours_Bn, theirs_Bn = radii_kBN[:, :, labels_N == label].sort(dim=2).values
+        torch.testing.assert_close(ours_Bn, theirs_Bn, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_within_types_no_matching_is_cheaper_by_brute_force(seed: int) -> None:
+    space, x0_BD, x1_BD = typed_draw(seed)
+    assert space.types is not None
+    types = space.types
+    allowed = [order for order in permutations(range(6)) if tuple(types[k] for k in order) == types]
+    assert len(allowed) == 12
+    x0_BNd, x1_BNd = x0_BD.unflatten(1, (6, 3)), x1_BD.unflatten(1, (6, 3))
+    cost_BB, particles_BBN = equivariant_costs(x0_BNd, x1_BNd, types=space.types)
+    for i, x0_Nd in enumerate(x0_BNd):
+        for j, x1_Nd in enumerate(x1_BNd):
+            best = min(allowed, key=lambda order: (x0_Nd - x1_Nd[list(order)]).square().sum().item())
+            assert particles_BBN[i, j].tolist() == list(best)
+            expected = aligned_costs(x0_Nd[None], x1_Nd[list(best)][None]).item()
+            assert cost_BB[i, j].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_particles_that_are_all_different_stay_where_they_are() -> None:
+    _, x0_BD, x1_BD = typed_draw(0)
+    space = Space(dim=18, particles=6, types=(5, 3, 1, 0, 2, 4))
+    pairs = EquivariantOptimalTransport(space=space)(x0_BD, x1_BD)
+    moved_BNd, there_BNd = (x.unflatten(1, (6, 3)) for x in (pairs.x1_BD, x1_BD[pairs.permutation_B]))
+    torch.testing.assert_close(torch.cdist(moved_BNd, moved_BNd), torch.cdist(there_BNd, there_BNd))
+
+
 def test_equivariant_coupling_refuses_what_it_cannot_pair() -> None:
     with pytest.raises(ValueError, match="needs particles"):
         EquivariantOptimalTransport(space=Space(dim=4))
-    with pytest.raises(ValueError, match="one label per particle"):
-        EquivariantOptimalTransport(space=Space(dim=4, particles=2), types=(0,))
     with pytest.raises(ValueError, match="mean-free"):
         EquivariantOptimalTransport(space=Space(dim=4, particles=2))(torch.ones(2, 4), torch.ones(2, 4))

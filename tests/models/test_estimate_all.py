@@ -96,7 +96,7 @@ def test_one_seed_one_result_whatever_the_order_of_shards() -> None:
 def test_particles_of_different_type_do_not_change_places() -> None:
     data, model = records(100)
     alike = evaluate(data, model, expensive=True)["w2_equivariant"]
-    typed = evaluate(data, model, expensive=True, types=(0, 1, 2, 3))["w2_equivariant"]
+    typed = evaluate(data, model, expensive=True, space=replace(PARTICLES, types=(0, 1, 2, 3)))["w2_equivariant"]
     assert typed.value > alike.value
 
 

@@ -37,3 +37,8 @@ class Harmonic:
 
 def harmonic() -> Harmonic:
     return Harmonic()
+
+
+def typed_harmonic() -> Harmonic:
+    """The first and the last may change places."""
+    return Harmonic(space=Space(dim=6, particles=3, types=(0, 1, 0)))

@@ -1,0 +1,1 @@
+"""Molecules: their topology, geometry and energies."""
