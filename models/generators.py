@@ -62,12 +62,13 @@ class Sizes:
     """What a system says of its networks and of its base.
 
     Args:
-        hidden, layers: of the field. prior_std: of the continuous flow's base.
+        hidden, layers: of the field. prior_std: of the continuous flow's base. field_length: of its field's sinusoids.
     """
 
     hidden: int
     layers: int
     prior_std: float
+    field_length: float | None = None
 
 
 def model_for(model: Settings, target: Target, sizes: Sizes) -> nn.Module:
@@ -79,11 +80,12 @@ def model_for(model: Settings, target: Target, sizes: Sizes) -> nn.Module:
     space, kind = target.space, model["kind"]
     if kind == "continuous_flow":
         prior = GaussianPrior(space=space, std=sizes.prior_std)
-        return ContinuousFlow(prior=prior, field=field_for(space, hidden=sizes.hidden, layers=sizes.layers))
+        field = field_for(space, hidden=sizes.hidden, layers=sizes.layers, length=sizes.field_length)
+        return ContinuousFlow(prior=prior, field=field)
     if kind == "probability_flow":
         schedule = schedule_of(model["schedule"])
-        field = ProbabilityFlow(score=score_for(model["network"], target, schedule, sizes), schedule=schedule)
-        return ContinuousFlow(prior=noise_prior(space, schedule), field=field)
+        flow_field = ProbabilityFlow(score=score_for(model["network"], target, schedule, sizes), schedule=schedule)
+        return ContinuousFlow(prior=noise_prior(space, schedule), field=flow_field)
     if kind == "coupling_flow":
         return coupling_flow_of(model, space)
     if kind in CONTROLLED:

@@ -93,7 +93,8 @@ class BoltzmannProblem:
 
     def flow(self, seed: int, objective: Mapping[str, Any] | None = None) -> Any:
         """A ContinuousFlow, a CouplingFlow for bootstrapping, or a ControlledSampler for controlled paths."""
-        sizes = Sizes(**{name: self.system[name] for name in ("hidden", "layers", "prior_std")})
+        known = ("hidden", "layers", "prior_std", "field_length")
+        sizes = Sizes(**{name: self.system[name] for name in known if name in self.system})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return model_for(model_of(objective), self.physics.target, sizes)

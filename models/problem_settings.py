@@ -44,6 +44,8 @@ def system_settings(
         "layers": system.layers if layers is None else layers,
         "prior_std": system.prior_std,
     }
+    if system.field_length is not None:
+        settings["field_length"] = system.field_length
     if system.target.space.types is not None:
         settings["types"] = list(system.target.space.types)
     if data is not None and data.is_file():

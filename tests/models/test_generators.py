@@ -14,6 +14,7 @@ from models.contracts import Batch, whole_batch
 from models.controlled import ControlledSampler
 from models.estimators import WeightedRecords, estimate_weighted, modes_covered_estimate
 from models.fields.mlp import MLPField
+from models.fields.sinusoidal import SinusoidalField
 from models.flows.continuous import ContinuousFlow
 from models.flows.coupling import CouplingFlow
 from models.flows.diffusion import ProbabilityFlow
@@ -242,3 +243,11 @@ def test_modes_are_counted_once_and_only_where_samples_are() -> None:
     assert 0 <= found.lo <= 2 <= found.hi <= 4
     assert modes_covered_estimate(modes.repeat(50, axis=0), modes, width=1.0, seed=0).lo == 4.0
     assert np.isnan(modes_covered_estimate(np.full((3, 2), np.nan), modes, width=1.0, seed=0).value)
+
+
+def test_fields_of_wide_targets_with_fine_detail_see_sinusoids() -> None:
+    flow = problem("gmm40").flow(0, None)
+    assert isinstance(flow, ContinuousFlow)
+    assert isinstance(flow.field, SinusoidalField)
+    assert flow.field.length == flow.field.output_scale == system_of("gmm40").field_length == 50.0
+    assert "field_length" not in system_settings("gmm4")
