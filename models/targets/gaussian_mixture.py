@@ -65,11 +65,8 @@ class GaussianMixture:
     def _log_joint(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
         """log of w_k N(x; mu_k) (B, K), and mu_k - x (B, K, D)."""
         require_width(x_BD, self.space, self.name)
-        assert self.weights_K is not None
         offset_BKD = self.means_KD.to(x_BD) - x_BD.unsqueeze(-2)
-        log_norm = 0.5 * self.means_KD.shape[1] * math.log(2.0 * math.pi * self.variance)
-        log_weight_K = self.weights_K.log().to(x_BD)
-        return log_weight_K - log_norm - offset_BKD.square().sum(-1) / (2.0 * self.variance), offset_BKD
+        return self._log_norm_K(x_BD) - offset_BKD.square().sum(-1) / (2.0 * self.variance), offset_BKD
 
     def energy(self, x_BD: Tensor) -> Tensor:
         """-log density, (B, D) -> (B,), in kT."""
@@ -79,10 +76,27 @@ class GaussianMixture:
         """sum_k r_k (mu_k - x) / variance with responsibilities r = softmax of the joint; (B, D) -> (B, D)."""
         return self._pulled(*self._log_joint(x_BD))
 
+    @torch.no_grad()
     def energy_and_score(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, (B,) and (B, D), with the distances to the components found once."""
-        log_joint_BK, offset_BKD = self._log_joint(x_BD)
-        return -torch.logsumexp(log_joint_BK, dim=-1), self._pulled(log_joint_BK, offset_BKD)
+        """Energy (B,) and score (B, D) without a graph, for a fraction of what the two calls take on many rows."""
+        require_width(x_BD, self.space, self.name)
+        means_KD = self.means_KD.to(x_BD)
+        square_BK = x_BD.new_zeros(len(x_BD), len(means_KD))
+        for mean_K, x_B in zip(means_KD.t(), x_BD.t(), strict=True):
+            offset_BK = mean_K - x_B.unsqueeze(1)
+            square_BK.addcmul_(offset_BK, offset_BK)
+        log_joint_BK = torch.add(self._log_norm_K(x_BD), square_BK, alpha=-0.5 / self.variance)
+        responsibility_BK = torch.softmax(log_joint_BK, dim=1)
+        # The largest term is at least 1 / K of the sum, so its share gives the logarithm of the sum without another
+        # exponential of each term, most of which are too small to be quick.
+        energy_B = responsibility_BK.amax(dim=1).log_().sub_(log_joint_BK.amax(dim=1))
+        return energy_B, torch.addmm(x_BD, responsibility_BK, means_KD, beta=-1.0).div_(self.variance)
+
+    def _log_norm_K(self, like: Tensor) -> Tensor:
+        """log of w_k / sqrt(2 pi variance)^D."""
+        assert self.weights_K is not None
+        log_norm = 0.5 * self.means_KD.shape[1] * math.log(2.0 * math.pi * self.variance)
+        return self.weights_K.log().to(like) - log_norm
 
     def _pulled(self, log_joint_BK: Tensor, offset_BKD: Tensor) -> Tensor:
         responsibility_BK1 = torch.softmax(log_joint_BK, dim=-1).unsqueeze(-1)

@@ -215,8 +215,24 @@ def test_impossible_constants_are_refused() -> None:
         lj13(pair_factor=-1.0)
 
 
-def test_energy_and_score_of_a_mixture_are_the_two_at_once() -> None:
-    x_BD = 3.0 * torch.randn(7, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    energy_B, score_BD = gmm40().energy_and_score(x_BD)
-    assert torch.equal(energy_B, gmm40().energy(x_BD))
-    assert torch.equal(score_BD, gmm40().score(x_BD))
+@pytest.mark.parametrize("spread", [3.0, 30.0, 300.0])
+def test_energy_and_score_of_a_mixture_are_the_two_at_once(spread: float) -> None:
+    target = gmm40()
+    x_BD = spread * torch.randn(50, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    energy_B, score_BD = target.energy_and_score(x_BD)
+    torch.testing.assert_close(energy_B, target.energy(x_BD), rtol=1e-13, atol=1e-12)
+    torch.testing.assert_close(score_BD, target.score(x_BD), rtol=1e-12, atol=1e-12)
+    energy_B, score_BD = target.energy_and_score(x_BD.float())
+    torch.testing.assert_close(energy_B.double(), target.energy(x_BD), rtol=1e-6, atol=1e-4)
+    # Rounding of positions: a fraction of 1e-7 of the distance, over the variance.
+    torch.testing.assert_close(score_BD.double(), target.score(x_BD), rtol=2e-6, atol=2e-5)
+
+
+def test_it_does_so_for_other_weights_and_dimensions() -> None:
+    means_KD = torch.tensor([[0.0, 1.0, 2.0], [3.0, -1.0, 0.5]], dtype=torch.float64)
+    weights_K = torch.tensor([0.9, 0.1], dtype=torch.float64)
+    target = GaussianMixture(name="two", means_KD=means_KD, variance=0.3, weights_K=weights_K)
+    x_BD = torch.randn(20, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    energy_B, score_BD = target.energy_and_score(x_BD)
+    torch.testing.assert_close(energy_B, target.energy(x_BD), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(score_BD, target.score(x_BD), rtol=1e-12, atol=1e-12)
