@@ -23,7 +23,7 @@ from models.flows.continuous import ContinuousFlow
 from models.flows.coupling import CouplingFlow
 from models.flows.diffusion import ProbabilityFlow, noise_prior
 from models.flows.prior import GaussianPrior
-from models.objectives.denoising_diffusion import DenoisingDiffusion, cosine_squared
+from models.objectives.denoising_diffusion import DenoisingDiffusion, cosine_squared, euler_steps
 from models.objectives.path_integral import Control, PathIntegral
 from models.schedules import Cosine, Geometric, Linear, Power, Quadratic, Schedule
 from models.score_estimator import Clip
@@ -50,7 +50,7 @@ def model_of(objective: Settings | None) -> dict[str, Any]:
     if objective["kind"] == "denoising_energy_matching":
         return {"kind": "probability_flow", "schedule": objective["schedule"], "network": objective["network"]}
     if objective["kind"] in CONTROLLED:
-        kept = ("kind", "sigma", "steps", "largest", "network")
+        kept = ("kind", "sigma", "steps", "largest", "rates", "network")
         return {name: objective[name] for name in kept if name in objective}
     if objective["kind"] == BOOTSTRAP:
         return {"kind": "coupling_flow", **objective["flow"]}
@@ -152,10 +152,14 @@ def network_for(network: Settings, space: Space, sizes: Sizes, *, output_scale: 
 
 
 def process_of(settings: Settings, target: Target) -> Process:
-    """The controlled process, and objective, of {"kind": ..., "sigma": ..., "steps": ..., "largest": ...}."""
+    """The controlled process, and objective, of {"kind", "sigma", "steps", and for denoising "largest" or "rates"}."""
     if settings["kind"] == "path_integral":
         return PathIntegral(target=target, sigma=settings["sigma"], steps=settings["steps"])
-    alphas = cosine_squared(settings["steps"], largest=settings["largest"])
+    if "rates" in settings:
+        smallest, largest = settings["rates"]
+        alphas = euler_steps(settings["steps"], smallest=smallest, largest=largest)
+    else:
+        alphas = cosine_squared(settings["steps"], largest=settings["largest"])
     return DenoisingDiffusion(target=target, sigma=settings["sigma"], alphas=alphas)
 
 

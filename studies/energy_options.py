@@ -82,6 +82,9 @@ class EnergyOptions(FlowOptions):
     """Learning rate of dds."""
     dds_sigma: float | None = None
     """Width of its reference process."""
+    dds_rates: tuple[float, float] | None = None
+    """Its noise falls linearly between these rates, the smaller one first, as published for particles (default: a
+    squared cosine)."""
     fab_learning_rate: float | None = None
     """Learning rate of flow annealed bootstrap (fab)."""
     fab_batch: int | None = None
@@ -185,7 +188,8 @@ class EnergyOptions(FlowOptions):
     def denoising_diffusion(self) -> Phase:
         recipe = self.energy_recipe()
         sigma = given(self.dds_sigma, recipe.dds_sigma)
-        settings = {"kind": "denoising_diffusion", "sigma": sigma, "largest": recipe.dds_largest}
+        shape = {"largest": recipe.dds_largest} if self.dds_rates is None else {"rates": list(self.dds_rates)}
+        settings = {"kind": "denoising_diffusion", "sigma": sigma, **shape}
         # What this process calls its control is a score, in units of an inverse length.
         network = {"output_scale": 1.0 / recipe.length} if recipe.length != 1.0 else {}
         return self.controlled("dds", settings, given(self.dds_learning_rate, recipe.dds_learning_rate), network)

@@ -141,11 +141,12 @@ def test_a_stage_that_would_forget_the_one_before_is_refused(stages: tuple[str, 
         ({"score_scaled": -1.0}, "width of the data must be positive"),
         ({"score_pinned": -1.0}, "width at which a pin lets go must be positive"),
         ({"dem_ema_decay": 2.0}, "EMA decay"),
+        ({"stages": ("dds=2",), "dds_rates": (1.5, 0.5)}, "rates are positive, in order and below"),
     ],
 )
 def test_wrong_settings_are_told_before_anything_starts(options: dict[str, Any], told: str, tmp_path: Path) -> None:
     def checked() -> None:
-        study = TrainPlan(**{**SMALL, **options, "stages": ("idem=2",)}).study()
+        study = TrainPlan(**{**SMALL, "stages": ("idem=2",), **options}).study()
         check_problem(study.setting, study.phases, tmp_path)
 
     with pytest.raises(ValueError, match=told):
@@ -243,12 +244,12 @@ def test_path_gradients_go_on_with_a_pinned_score(tmp_path: Path, monkeypatch: p
     assert judged[1].tail_cost.force_evaluations == 4 * (8 * (3 + 1) + 5 * 10 // 2)
 
 
-@pytest.mark.parametrize("name", ["pis", "dds"])
+@pytest.mark.parametrize(("name", "options"), [("pis", {}), ("dds", {}), ("dds", {"dds_rates": (0.5, 1.5)})])
 def test_a_controlled_sampler_is_judged_and_taught_to_a_flow(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.0)
-    study = TrainPlan(**{**SMALL, "stages": (f"{name}=4", "fm_own=3"), "output": tmp_path}).study()
+    study = TrainPlan(**{**SMALL, **options, "stages": (f"{name}=4", "fm_own=3"), "output": tmp_path}).study()
     run = PlanStudyRun(study, output=tmp_path, runner=InlineRunner(), recorder=Remembered())
     cells = run.run()
     assert not run.session.failures
