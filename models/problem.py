@@ -38,7 +38,7 @@ from models.flows.diffusion import ProbabilityFlow
 from models.flows.solvers import Dopri5
 from models.generators import Sizes, model_for, model_of
 from models.made_rows import MadeRows, made_rows_of
-from models.molecules.observables import molecular_estimates
+from models.molecules.observables import molecular_estimates, molecular_picture
 from models.objective_settings import objective_of
 from models.objectives.flow_matching import flow_matching_loss
 from models.problem_settings import EVALUATION_POOL, TRAINING_SEED, is_exact
@@ -275,6 +275,10 @@ class BoltzmannProblem:
             x, energy = x_BD.numpy(), target.energy(x_BD).numpy()
         else:
             x, energy = records["model/x"], records["model/energy"]
+        if isinstance(target, Molecule):
+            shown = {"energy": energy, **molecular_picture(x, target.topology)}
+            log_q = None if records is None else records.get("model/log_q")
+            return shown if log_q is None else {**shown, "log_weight": -energy - log_q}
         if target.space.mean_free:
             return {"energy": energy, "distances": pair_distances(x, target.space)}
         return {"energy": energy, "x": x} if target.space.dim == 2 else {"energy": energy}

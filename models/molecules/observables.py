@@ -66,6 +66,14 @@ def molecular_estimates(
     return found
 
 
+def molecular_picture(x_nD: ArrayLike, topology: MolecularTopology) -> dict[str, Array]:
+    """What to draw of samples: phi and psi of the first residue that has both (n, 2), and lengths of bonds (n, K)."""
+    lengths = {"distances": bond_lengths(_tensor(x_nD), topology.bonds).numpy()}
+    if not residues_with_both(topology):
+        return lengths
+    return {"angles": backbone_angles(x_nD, topology)[:, 0], **lengths}
+
+
 def residues_with_both(topology: MolecularTopology) -> list[int]:
     """Numbers of the residues that have phi and psi."""
     return [number for number in topology.phi if number in topology.psi]

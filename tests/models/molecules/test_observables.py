@@ -11,7 +11,7 @@ import torch
 
 from models.estimators import free_energy_difference_estimate
 from models.molecules.building import built
-from models.molecules.observables import backbone_angles, molecular_estimates
+from models.molecules.observables import backbone_angles, molecular_estimates, molecular_picture
 from models.molecules.peptides import capped_alanine
 from models.problem import BoltzmannProblem
 from models.problem_settings import evaluation_settings, system_settings
@@ -105,6 +105,13 @@ def test_every_residue_of_a_longer_chain_is_told_apart() -> None:
     assert all(found[name].value == pytest.approx(0.0, abs=1e-12) for name in names)
 
 
+def test_a_picture_shows_angles_where_there_are_both_and_lengths() -> None:
+    picture = molecular_picture(-rows_of([(-1.2, 0.5), (1.0, 0.7)]), AD2)
+    np.testing.assert_allclose(picture["angles"], [(-1.2, 0.5), (1.0, 0.7)], atol=1e-12)
+    assert picture["distances"].shape == (2, 21)
+    assert set(molecular_picture(FourAtoms().start_D[None].numpy(), FourAtoms().topology)) == {"distances"}
+
+
 def test_samples_of_a_diverged_model_are_a_result() -> None:
     x = rows_of([(-1.2, 0.5)] * 12)
     found = molecular_estimates(np.full_like(x, np.nan), AD2, reference_mD=x, log_weight_n=np.full(12, np.nan), seed=0)
@@ -129,6 +136,10 @@ def test_a_problem_tells_them_of_molecules_alone(tmp_path: Path, monkeypatch: py
     x_nD = problem.points("test").numpy()
     alone = molecular_estimates(records["model/x"], FourAtoms().topology, reference_mD=x_nD, seed=0)
     assert found["tv_bonds"] == alone["tv_bonds"]
+    picture = problem.picture(records)
+    assert picture["distances"].shape == (32, 3)
+    np.testing.assert_allclose(picture["log_weight"], -records["model/energy"] - records["model/log_q"])
+    assert "log_weight" not in problem.picture(None)
     monkeypatch.undo()
     plain = BoltzmannProblem(system=system_settings("gmm4"), evaluation=evaluation_settings("gmm4"), cache=tmp_path)
     assert not names & set(plain.floor())
