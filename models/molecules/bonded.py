@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.molecules.parameters import ForceFieldParameters
+from models.molecules.vectors import cross, dot
 
 SMALLEST_SINE_AREA = 1e-6
 """nm^2: a straight angle has no plane to bend in; below this area its force is held finite."""
@@ -61,7 +62,7 @@ def bond_energy(x_N3B: Tensor, terms: Bonded, force_N3B: Tensor | None = None) -
     """Sum of constant / 2 (r - length)^2."""
     first_K3B, second_K3B = (x_N3B.index_select(0, atoms) for atoms in terms.bond_atoms)
     along_K3B = first_K3B - second_K3B
-    r_KB = along_K3B.square().sum(1).sqrt()
+    r_KB = dot(along_K3B, along_K3B).sqrt()
     stretch_KB = r_KB - terms.bond_length
     pull_KB = terms.bond_constant * stretch_KB
     if force_N3B is not None:
@@ -75,17 +76,14 @@ def angle_energy(x_N3B: Tensor, terms: Bonded, force_N3B: Tensor | None = None) 
     """Sum of constant / 2 (theta - angle)^2, theta at the middle atom of each three."""
     first_K3B, middle_K3B, last_K3B = (x_N3B.index_select(0, atoms) for atoms in terms.angle_atoms)
     a_K3B, b_K3B = first_K3B - middle_K3B, last_K3B - middle_K3B
-    normal_K3B = torch.linalg.cross(a_K3B, b_K3B, dim=1)
-    area_KB = normal_K3B.square().sum(1).clamp_min(SMALLEST_SINE_AREA**2).sqrt()
-    bend_KB = torch.atan2(area_KB, (a_K3B * b_K3B).sum(1)) - terms.angle
+    normal_K3B = cross(a_K3B, b_K3B)
+    area_KB = dot(normal_K3B, normal_K3B).clamp_min(SMALLEST_SINE_AREA**2).sqrt()
+    bend_KB = torch.atan2(area_KB, dot(a_K3B, b_K3B)) - terms.angle
     torque_KB = terms.angle_constant * bend_KB
     if force_N3B is not None:
-        at_first_K3B = torch.linalg.cross(normal_K3B, a_K3B, dim=1).mul(
-            (torque_KB / (area_KB * a_K3B.square().sum(1))).unsqueeze(1)
-        )
-        at_last_K3B = torch.linalg.cross(b_K3B, normal_K3B, dim=1).mul(
-            (torque_KB / (area_KB * b_K3B.square().sum(1))).unsqueeze(1)
-        )
+        per_area_KB = torque_KB / area_KB
+        at_first_K3B = (per_area_KB / dot(a_K3B, a_K3B)).unsqueeze(1) * cross(normal_K3B, a_K3B)
+        at_last_K3B = (per_area_KB / dot(b_K3B, b_K3B)).unsqueeze(1) * cross(b_K3B, normal_K3B)
         force_N3B.index_add_(0, terms.angle_atoms[0], at_first_K3B)
         force_N3B.index_add_(0, terms.angle_atoms[1], at_first_K3B + at_last_K3B, alpha=-1)
         force_N3B.index_add_(0, terms.angle_atoms[2], at_last_K3B)
@@ -96,17 +94,17 @@ def torsion_energy(x_N3B: Tensor, terms: Bonded, force_N3B: Tensor | None = None
     """Sum of constant (1 + cos(n phi - phase)), with phi in the sign of IUPAC (Blondel and Karplus 1996)."""
     x0_K3B, x1_K3B, x2_K3B, x3_K3B = (x_N3B.index_select(0, atoms) for atoms in terms.torsion_atoms)
     a_K3B, axis_K3B, c_K3B = x1_K3B - x0_K3B, x2_K3B - x1_K3B, x3_K3B - x2_K3B
-    m_K3B, n_K3B = torch.linalg.cross(a_K3B, axis_K3B, dim=1), torch.linalg.cross(axis_K3B, c_K3B, dim=1)
-    axis2_KB = axis_K3B.square().sum(1)
+    m_K3B, n_K3B = cross(a_K3B, axis_K3B), cross(axis_K3B, c_K3B)
+    axis2_KB = dot(axis_K3B, axis_K3B)
     length_KB = axis2_KB.sqrt()
-    phi_KB = torch.atan2(length_KB * (a_K3B * n_K3B).sum(1), (m_K3B * n_K3B).sum(1))
+    phi_KB = torch.atan2(length_KB * dot(a_K3B, n_K3B), dot(m_K3B, n_K3B))
     phase_KB = terms.torsion_periodicity * phi_KB - terms.torsion_phase
     if force_N3B is not None:
         torque_KB = terms.torsion_constant * terms.torsion_periodicity * phase_KB.sin() * length_KB
-        at0_K3B = (-torque_KB / m_K3B.square().sum(1)).unsqueeze(1) * m_K3B
-        at3_K3B = (torque_KB / n_K3B.square().sum(1)).unsqueeze(1) * n_K3B
-        s_K1B = ((a_K3B * axis_K3B).sum(1) / axis2_KB).unsqueeze(1)
-        t_K1B = ((c_K3B * axis_K3B).sum(1) / axis2_KB).unsqueeze(1)
+        at0_K3B = (-torque_KB / dot(m_K3B, m_K3B)).unsqueeze(1) * m_K3B
+        at3_K3B = (torque_KB / dot(n_K3B, n_K3B)).unsqueeze(1) * n_K3B
+        s_K1B = (dot(a_K3B, axis_K3B) / axis2_KB).unsqueeze(1)
+        t_K1B = (dot(c_K3B, axis_K3B) / axis2_KB).unsqueeze(1)
         between_K3B = s_K1B * at0_K3B - t_K1B * at3_K3B
         force_N3B.index_add_(0, terms.torsion_atoms[0], at0_K3B)
         force_N3B.index_add_(0, terms.torsion_atoms[1], at0_K3B + between_K3B, alpha=-1)

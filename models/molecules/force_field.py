@@ -22,8 +22,8 @@ from models.molecules.nonbonded import (
 )
 from models.molecules.parameters import ForceFieldParameters
 
-PAIRS_AT_ONCE_ON_A_CPU = 1 << 16
-"""Of all configurations of one piece: an array of them stays in the caches."""
+BYTES_OF_PAIRS = 1 << 19
+"""One number for each pair of the configurations that a CPU works on at once: arrays of them stay in the caches."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,8 +58,8 @@ class ForceField:
 
     def _in_pieces(self, x_BD: Tensor, *, with_force: bool) -> tuple[Tensor, Tensor | None]:
         terms = self._terms(x_BD)
-        pairs = terms.pair_atoms_2P.shape[1]
-        rows = max(1, PAIRS_AT_ONCE_ON_A_CPU // pairs if x_BD.device.type == "cpu" else len(x_BD))
+        row_bytes = terms.pair_atoms_2P.shape[1] * x_BD.element_size()
+        rows = max(1, BYTES_OF_PAIRS // row_bytes if x_BD.device.type == "cpu" else len(x_BD))
         x_N3B = x_BD.t().unflatten(0, (-1, 3))
         done = [_energy_and_force(piece.contiguous(), terms, with_force) for piece in x_N3B.split(rows, dim=-1)]
         energy_B = torch.cat([energy for energy, _ in done])

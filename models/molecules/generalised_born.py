@@ -69,20 +69,22 @@ def screening(pairs: PairGeometry, terms: GeneralisedBorn, *, with_slope: bool) 
     The integral of (2 pi r^4)^-1 over the part of the other's sphere that is outside the screened atom's. It runs from
     `near` to `far`, both at least the screened radius: they are equal where the other's sphere is swallowed.
     """
-    r_PB, inverse_PB = pairs.r2_PB * pairs.inverse_PB, pairs.inverse_PB
+    r_PB = pairs.r2_PB * pairs.inverse_PB
     gap_2PB = r_PB - terms.screening_2P1
     near_2PB = torch.maximum(gap_2PB.abs(), terms.screened_2P1)
     far_2PB = torch.maximum(r_PB + terms.screening_2P1, terms.screened_2P1)
     l_2PB, u_2PB = near_2PB.reciprocal(), far_2PB.reciprocal()
-    log_2PB = torch.log(u_2PB * near_2PB) * inverse_PB
-    width_2PB, sum_2PB = l_2PB - u_2PB, l_2PB + u_2PB
-    ratio_2PB = terms.screening_2P1.square() * inverse_PB.square()
-    lens_2PB = 0.25 * width_2PB * sum_2PB
-    inside_2PB = 1.0 / terms.screened_2P1 - 1.0 / torch.maximum(-gap_2PB, terms.screened_2P1)
-    integral_2PB = width_2PB - lens_2PB * r_PB * (1.0 - ratio_2PB) + 0.5 * log_2PB + 2.0 * inside_2PB
+    width_2PB = l_2PB - u_2PB
+    lens_2PB = width_2PB * (l_2PB + u_2PB)
+    moment_2PB = torch.addcmul(r_PB, terms.screening_2P1.square(), pairs.inverse_PB, value=-1.0)
+    log_2PB = (u_2PB * near_2PB).log() * pairs.inverse_PB
+    shell_2PB = torch.addcmul(width_2PB, lens_2PB, moment_2PB, value=-0.25).add(log_2PB, alpha=0.5)
+    from_inside_2PB = terms.screened_2P1.reciprocal() + torch.minimum(gap_2PB, -terms.screened_2P1).reciprocal()
+    integral_2PB = shell_2PB.add(from_inside_2PB, alpha=2.0)
     if not with_slope:
         return integral_2PB, None
-    return integral_2PB, -(lens_2PB * (1.0 + ratio_2PB) + 0.5 * log_2PB * inverse_PB) * inverse_PB
+    fall_2PB = torch.addcmul(shell_2PB, lens_2PB, r_PB, value=0.5) - width_2PB
+    return integral_2PB, fall_2PB * -pairs.inverse_PB.square()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,8 +115,7 @@ def generalised_born_energy(
     born = born_radii(zero_NB.index_add(0, both_2P, integral_2PB.flatten(0, 1)), terms)
     first_PB, second_PB = (born.radius_NB.index_select(0, atoms) for atoms in pair_atoms_2P)
     product_PB = first_PB * second_PB
-    exponent_PB = 0.25 * pairs.r2_PB / product_PB
-    overlap_PB = torch.exp(-exponent_PB)
+    overlap_PB = torch.exp(pairs.r2_PB / product_PB * -0.25)
     f2_PB = torch.addcmul(pairs.r2_PB, product_PB, overlap_PB)
     pair_PB = terms.pair_P1 * f2_PB.rsqrt()
     self_NB = terms.self_N1 / born.radius_NB
@@ -123,8 +124,12 @@ def generalised_born_energy(
     if slope_2PB is None:
         return energy_B, None
     per_f2_PB = pair_PB / f2_PB
-    by_log_PB = -0.5 * per_f2_PB * overlap_PB * (product_PB + 0.25 * pairs.r2_PB)
-    by_log_radius_NB = zero_NB.index_add(0, pair_atoms_2P[0], by_log_PB).index_add(0, pair_atoms_2P[1], by_log_PB)
-    by_screening_NB = (by_log_radius_NB - self_NB - 6.0 * surface_NB) * born.log_slope_NB
-    by_screening_2PB = by_screening_NB.index_select(0, both_2P).unflatten(0, slope_2PB.shape[:2])
-    return energy_B, per_f2_PB * (1.0 - 0.25 * overlap_PB) - (by_screening_2PB * slope_2PB).sum(0)
+    by_log_PB = per_f2_PB * overlap_PB * torch.add(product_PB, pairs.r2_PB, alpha=0.25)
+    by_log_radius_NB = -self_NB - 6.0 * surface_NB
+    for atoms_P in pair_atoms_2P:
+        by_log_radius_NB = by_log_radius_NB.index_add(0, atoms_P, by_log_PB, alpha=-0.5)
+    by_screening_NB = by_log_radius_NB * born.log_slope_NB
+    weight_PB = torch.addcmul(per_f2_PB, per_f2_PB, overlap_PB, value=-0.25)
+    for atoms_P, slope_PB in zip(pair_atoms_2P, slope_2PB, strict=True):
+        weight_PB = torch.addcmul(weight_PB, by_screening_NB.index_select(0, atoms_P), slope_PB, value=-1.0)
+    return energy_B, weight_PB

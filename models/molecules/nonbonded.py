@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.molecules.parameters import ForceFieldParameters
+from models.molecules.vectors import dot
 
 COULOMB_CONSTANT = 138.93545764438198
 """1 / (4 pi eps0) in kJ nm / mol, from CODATA 2018 as OpenMM has it."""
@@ -29,7 +30,7 @@ def pair_geometry(x_N3B: Tensor, pair_atoms_2P: Tensor) -> PairGeometry:
     """Of the pairs (first, second)."""
     first_P3B, second_P3B = (x_N3B.index_select(0, atoms) for atoms in pair_atoms_2P)
     along_P3B = first_P3B - second_P3B
-    r2_PB = along_P3B.square().sum(1)
+    r2_PB = dot(along_P3B, along_P3B)
     return PairGeometry(along_P3B=along_P3B, r2_PB=r2_PB, inverse_PB=r2_PB.reciprocal().sqrt())
 
 
