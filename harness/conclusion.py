@@ -9,11 +9,12 @@ from typing import Any
 
 from harness.answers.crossover import crossover
 from harness.answers.export import answer, write_answer, write_frontier, write_surface
-from harness.answers.figure_samples import SamplePanel, draw_samples
+from harness.answers.figure_samples import draw_samples
 from harness.answers.figures import draw_frontier, draw_shares, draw_surface
 from harness.answers.frontier import BudgetAnswer, Outcome, best_splits
 from harness.answers.laws import laws_of
 from harness.answers.report import answer_table, crossover_table, laws_text, savings_table
+from harness.answers.sample_panel import SamplePanel
 from harness.answers.savings import GridCost, naive_grid_cost
 from harness.answers.surface import Cell
 from harness.budget import Cost, Currency, Ledger

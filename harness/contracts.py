@@ -79,7 +79,7 @@ class Problem(Protocol):
         """How the data came about: "source" in words, and diagnostics of the sampler by name."""
 
     def picture(self, records: Records | None) -> Mapping[str, np.ndarray]:
-        """What to draw of a model's samples (of the data where None): energy, and x in the plane or distances."""
+        """What to draw of a model's samples (of the data where None): fields of a SamplePanel, energy at least."""
 
 
 class TrialSource(Protocol):

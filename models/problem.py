@@ -38,9 +38,11 @@ from models.flows.diffusion import ProbabilityFlow
 from models.flows.solvers import Dopri5
 from models.generators import Sizes, model_for, model_of
 from models.made_rows import MadeRows, made_rows_of
+from models.molecules.observables import molecular_estimates, molecular_picture
 from models.objective_settings import objective_of
 from models.objectives.flow_matching import flow_matching_loss
 from models.problem_settings import EVALUATION_POOL, TRAINING_SEED, is_exact
+from models.reference.pivots import Molecule
 from models.reference.published import read_published
 from models.reference.samples import ReferenceSamples, reference_samples
 from models.systems import System, system_of
@@ -196,20 +198,22 @@ class BoltzmannProblem:
         target = self.physics.target
         shared = self._against_test_points(expensive)
         model = _without_prefix("model", records)
+        log_weight = model["log_weight"] if "log_weight" in model else -model["energy"] - model["log_q"]
         if "log_weight" in model:
             found = estimate_weighted(WeightedRecords.from_npz(model), **shared)
         else:
             data = DataRecords.from_npz(_without_prefix(split, records))
             own = {"prior_std": self.system["prior_std"], "log_z": target.log_z}
             found = estimate_all(data, ModelRecords.from_npz(model), **shared, **own)
-        return found | self._modes(model["x"])
+        return found | self._modes(model["x"]) | self._molecular(model["x"], log_weight)
 
     def sample_estimates(self, x_BD: Tensor) -> dict[str, Estimate]:
         """What samples (B, D) alone tell against the test points: energies, distances, modes."""
         x_BD = x_BD.detach().cpu().double()
         energy = self.physics.target.energy(x_BD).numpy()
         samples = SampleRecords(sample_id=np.arange(len(x_BD)), x=x_BD.numpy(), energy=energy)
-        return estimate_samples(samples, **self._against_test_points(False)) | self._modes(samples.x)
+        found = estimate_samples(samples, **self._against_test_points(False))
+        return found | self._modes(samples.x) | self._molecular(samples.x, None)
 
     def floor(self) -> dict[str, Estimate]:
         """The same of the validation points, which are drawn as the test points are: no sampler does better.
@@ -239,6 +243,13 @@ class BoltzmannProblem:
         width = math.sqrt(target.variance)
         return {"modes_covered": modes_covered_estimate(x, target.means_KD.numpy(), width=width, seed=0)}
 
+    def _molecular(self, x: np.ndarray, log_weight: np.ndarray | None) -> dict[str, Estimate]:
+        target = self.physics.target
+        if not isinstance(target, Molecule):
+            return {}
+        reference = self.points("test").numpy()
+        return molecular_estimates(x, target.topology, reference_mD=reference, log_weight_n=log_weight, seed=0)
+
     def data_cost(self) -> dict[str, Any]:
         """Reference samples and the forces at one training set (energies in kT; seconds where they were made)."""
         target, reference = self.physics.target, self.reference
@@ -264,6 +275,10 @@ class BoltzmannProblem:
             x, energy = x_BD.numpy(), target.energy(x_BD).numpy()
         else:
             x, energy = records["model/x"], records["model/energy"]
+        if isinstance(target, Molecule):
+            shown = {"energy": energy, **molecular_picture(x, target.topology)}
+            log_q = None if records is None else records.get("model/log_q")
+            return shown if log_q is None else {**shown, "log_weight": -energy - log_q}
         if target.space.mean_free:
             return {"energy": energy, "distances": pair_distances(x, target.space)}
         return {"energy": energy, "x": x} if target.space.dim == 2 else {"energy": energy}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.answers.export import write_csv
-from harness.answers.figure_samples import SamplePanel, draw_samples
+from harness.answers.figure_samples import draw_samples
 from harness.answers.question import MetricChoice
 from harness.answers.report import table
+from harness.answers.sample_panel import SamplePanel
 from harness.answers.scores import seed_interval
 from harness.plan_report import conclude_comparison, write_stages
 from harness.plan_run import PlanCells, PlanStudyRun

@@ -36,6 +36,7 @@ from models.estimators.modes import modes_covered_estimate
 from models.estimators.observables import (
     free_energy_difference,
     free_energy_difference_binned,
+    free_energy_difference_estimate,
     self_normalised_mean,
     von_mises_bias,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "forward_kl_self_normalised",
     "free_energy_difference",
     "free_energy_difference_binned",
+    "free_energy_difference_estimate",
     "largest_share_estimate",
     "mean_estimate",
     "modes_covered_estimate",

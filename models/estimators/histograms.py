@@ -8,6 +8,8 @@ Shapes: n configurations, V values per configuration, K bins, D coordinates.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -62,16 +64,21 @@ def total_variation_estimate(
     return _clipped(value, np.nan_to_num(replicates_R, nan=1.0), len(model))
 
 
-def total_variation_2d_estimate(model_n2: ArrayLike, reference_m2: ArrayLike, *, seed: int) -> Estimate:
+def total_variation_2d_estimate(
+    model_n2: ArrayLike,
+    reference_m2: ArrayLike,
+    *,
+    seed: int,
+    bins: int = BINS,
+    half_width: float = PLANE_HALF_WIDTH,
+) -> Estimate:
     """Planar total variation with a bootstrap interval."""
     model, reference = np.asarray(model_n2, dtype=np.float64), np.asarray(reference_m2, dtype=np.float64)
     if not np.isfinite(model).all():
         return undefined("some samples are not finite", n=len(model))
-    rng = np.random.default_rng(seed)
-    resampled = [
-        total_variation_2d(rng.choice(model, len(model)), rng.choice(reference, len(reference))) for _ in range(50)
-    ]
-    return _clipped(total_variation_2d(model, reference), np.nan_to_num(resampled, nan=1.0), len(model))
+    rng, difference = np.random.default_rng(seed), partial(total_variation_2d, bins=bins, half_width=half_width)
+    resampled = [difference(rng.choice(model, len(model)), rng.choice(reference, len(reference))) for _ in range(50)]
+    return _clipped(difference(model, reference), np.nan_to_num(resampled, nan=1.0), len(model))
 
 
 def _clipped(value: float, replicates_R: Array, n: int) -> Estimate:

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import i0e, softmax
 
-from models.estimators.estimate import Array
+from models.estimators.estimate import Array, BootstrapMeans, Estimate, undefined
 
 POSITIVE_STATE = (0.0, 2.0)
 """Open interval of the angle that counts as the positive state of alanine dipeptide."""
+FEWEST_IN_STATE = 10
+"""Samples on either side, with which an interval means anything."""
 
 
 def self_normalised_mean(observable_n: ArrayLike, log_w_n: ArrayLike) -> float:
@@ -41,6 +43,28 @@ def free_energy_difference_binned(
     mass_K, edges = np.histogram(np.asarray(angle_n, dtype=np.float64), bins=bins, weights=weight_n)
     centre_K = 0.5 * (edges[1:] + edges[:-1])
     return _minus_log_ratio(mass_K, (centre_K > state[0]) & (centre_K < state[1]))
+
+
+def free_energy_difference_estimate(
+    angle_n: ArrayLike, log_w_n: ArrayLike | None = None, *, state: tuple[float, float] = POSITIVE_STATE, seed: int
+) -> Estimate:
+    """The same with a bootstrap interval over samples, which carries weights along; None for samples as they are.
+
+    Refused where nothing is in the state, or everything; without interval where fewer than ten samples are.
+    """
+    angle = np.asarray(angle_n, dtype=np.float64)
+    n, log_w = len(angle), np.zeros(len(angle)) if log_w_n is None else np.asarray(log_w_n, dtype=np.float64)
+    if not np.isfinite(angle).all() or np.isnan(log_w).any() or log_w.max() == np.inf:
+        return undefined("an angle or a weight is not a number", n=n)
+    w_n = np.exp(log_w - max(log_w.max(), np.finfo(np.float64).min))
+    inside = (angle > state[0]) & (angle < state[1])
+    if not w_n[inside].any() or not w_n[~inside].any():
+        return undefined("no weight, or all of it, is in the state", n=n)
+    if min(inside.sum(), (~inside).sum()) < FEWEST_IN_STATE:
+        value = free_energy_difference(angle, log_w, state=state)
+        return Estimate(value=value, lo=np.nan, hi=np.nan, n=n, reason="too few samples in the state to resample")
+    table = BootstrapMeans.of({"inside": w_n * inside, "outside": w_n * ~inside}, seed=seed)
+    return table.estimate(lambda m: np.log(m["outside"]) - np.log(m["inside"]))
 
 
 def von_mises_bias(

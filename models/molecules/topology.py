@@ -113,10 +113,14 @@ class MolecularTopology:
         """
         if j not in self.neighbours[i]:
             raise ValueError(f"a molecule turns about a bond, got atoms {i} and {j} without one; give a pair in bonds")
-        found = self._reached(j, without=i)
-        if any(atom in found for atom in self.neighbours[i] if atom != j):
+        if self.in_ring(i, j):
             raise ValueError(f"a bond in a ring does not turn, got {i}-{j}; give one outside rings")
-        return tuple(sorted(found))
+        return tuple(sorted(self._reached(j, without=i)))
+
+    def in_ring(self, i: int, j: int) -> bool:
+        """Whether bonded atoms i and j are joined by another way as well."""
+        found = self._reached(j, without=i)
+        return any(atom in found for atom in self.neighbours[i] if atom != j)
 
     @cached_property
     def _backbones(self) -> list[tuple[int, int | None, tuple[int, int, int], int | None]]:

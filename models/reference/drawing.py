@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -106,8 +107,10 @@ def draw_by_hmc(
     )
     device_seconds = time.perf_counter() - started
     diagnostics = {f"transitions_per_independent_{name}": tau for name, tau in times.items()}
-    diagnostics |= _describe(target, kept) | {"thinning": float(thinning), "step_size": chains.step_size}
-    _warn_unless_mixed(target, diagnostics["split_r_hat"], chains=sum(shares), draws=draws)
+    diagnostics |= describe(target, kept.x_SCD.flatten(0, 1), _observables(target, kept))
+    diagnostics |= {"acceptance": kept.acceptance, "thinning": float(thinning), "step_size": chains.step_size}
+    advice = "raise burn_in, max_pilot or max_thinning in HmcSettings, or add hotter temperatures"
+    warn_unless_mixed(target, diagnostics["split_r_hat"], chains=sum(shares), draws=draws, advice=advice)
     source = f"HMC on {target.name}: {sum(shares)} chains x {draws} draws, every {thinning} transitions, seed {seed}"
     return Drawn(
         sets=split_rows(kept.x_SCD, shares, sizes, generator),
@@ -118,28 +121,27 @@ def draw_by_hmc(
     )
 
 
-def _describe(target: Target, kept: hmc.Trace) -> dict[str, float]:
-    traces = _observables(target, kept)
-    mean_virial, virial_error = virial(target, kept.x_SCD.flatten(0, 1))
+def describe(target: Target, x_BD: Tensor, traces: Mapping[str, Tensor]) -> dict[str, float]:
+    """What kept draws say of themselves; one trace (S, C) of them is that of the energy."""
+    energy_SC = traces["energy"]
+    mean_virial, virial_error = virial(target, x_BD)
     return {
-        "acceptance": kept.acceptance,
         "split_r_hat": max(split_r_hat(trace) for trace in traces.values()),
         "autocorrelation_draws": max(autocorrelation_time(trace) for trace in traces.values()),
         "effective_n": min(effective_n(trace) for trace in traces.values()),
-        "mean_energy": float(kept.energy_SC.double().mean()),
-        "mean_energy_error": float(kept.energy_SC.double().std()) / effective_n(kept.energy_SC) ** 0.5,
+        "mean_energy": float(energy_SC.double().mean()),
+        "mean_energy_error": float(energy_SC.double().std()) / effective_n(energy_SC) ** 0.5,
         "virial": mean_virial,
         "virial_error": virial_error,
     }
 
 
-def _warn_unless_mixed(target: Target, r_hat: float, *, chains: int, draws: int) -> None:
+def warn_unless_mixed(target: Target, r_hat: float, *, chains: int, draws: int, advice: str) -> None:
     """Few short chains have a noisy R-hat even when their draws are independent: three of its spreads are allowed."""
     half_chains, half_draws = 2 * chains, draws // 2
     limit = LARGEST_R_HAT + 3.0 * (2.0 / (half_chains - 1)) ** 0.5 / (2.0 * half_draws)
     if not r_hat <= limit:
         warnings.warn(
-            f"chains of {target.name} have not mixed: split R-hat is {r_hat:.3f}, above {limit:.3f}; "
-            "raise burn_in, max_pilot or max_thinning in HmcSettings, or add hotter temperatures",
+            f"chains of {target.name} have not mixed: split R-hat is {r_hat:.3f}, above {limit:.3f}; {advice}",
             stacklevel=2,
         )

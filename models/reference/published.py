@@ -14,6 +14,8 @@ from torch import Tensor
 
 from models.contracts import Space, Target
 from models.reference.diagnostics import virial
+from models.reference.pivots import Molecule
+from models.reference.published_molecules import Unit, in_nanometres
 
 TOLERATED_STANDARD_ERRORS = 5.0
 
@@ -80,17 +82,26 @@ def read_rows(path: str | Path, space: Space, *, at_most: int | None = None) -> 
 
 
 def read_published(
-    path: str | Path, target: Target, *, first: int | None = None, dtype: torch.dtype = torch.float32
+    path: str | Path,
+    target: Target,
+    *,
+    first: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    unit: Unit | None = None,
 ) -> Tensor:
     """Rows of a `.npy` file as samples of `target`, centre of mass removed, (B, D) in `dtype`.
+
+    Those of a molecule may be in nm or Angstrom and come out in nm; bonds, order of atoms and handedness are checked
+    (see `in_nanometres`).
 
     Warns where the virial <x . grad U> is more than five plain standard errors off the degrees of freedom: the samples
     then follow another energy, another unit, or are biased.
 
     Args:
         first: only so many rows from the start of the file; it must hold them.
+        unit: of a molecule's file; None for the one that its bonds tell.
 
-    Errors: ValueError as `read_rows`, and for fewer rows than `first`.
+    Errors: ValueError as `read_rows`, for fewer rows than `first`, and where a molecule is not the target's.
     """
     path = Path(path)
     x_BD = read_rows(path, target.space)
@@ -99,6 +110,10 @@ def read_published(
             f"{path} must hold the {first} rows that are asked for, got {len(x_BD)}; give more rows, or ask for fewer"
         )
     x_BD = x_BD[:first]
+    if isinstance(target, Molecule):
+        x_BD = in_nanometres(x_BD, target, path, unit=unit)
+    elif unit is not None:
+        raise ValueError(f"a length unit is that of a molecule, got unit={unit!r} for {target.name}; leave it out")
     _warn_unless_target(x_BD, path, target)
     x_BD = x_BD.to(dtype)
     target.space.check(x_BD, name=str(path))

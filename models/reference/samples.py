@@ -1,6 +1,7 @@
 """The front door to reference samples: train, validation and test rows of any target, cached on disk.
 
-Targets that can be sampled exactly are; all others are sampled by HMC, each set from chains of its own.
+Targets that can be sampled exactly are; molecules are sampled by HMC with pivots, all others by HMC, each set from
+chains of its own.
 Shape suffixes: B rows, D coordinates.
 """
 
@@ -19,8 +20,11 @@ from models.reference import cache
 from models.reference.drawing import draw_by_hmc, draw_exactly
 from models.reference.fingerprint import fingerprint
 from models.reference.hmc import HmcSettings
+from models.reference.pivot_drawing import draw_by_pivots
+from models.reference.pivots import Molecule, PivotSettings
 from models.reference.progress import Bar, silent
 
+Settings = HmcSettings | PivotSettings
 CODE_VERSION = 1
 """Raise it when a change of this package changes the samples: old cache files are then left alone."""
 SETS = ("train", "validation", "test")
@@ -49,12 +53,18 @@ class ReferenceSamples:
     device_seconds: float
 
 
-def _make(target: Target, sizes: tuple[int, ...], seed: int, settings: HmcSettings, progress: bool) -> ReferenceSamples:
+def _make(
+    target: Target, sizes: tuple[int, ...], seed: int, settings: Settings, progress: bool, partial: Path | None
+) -> ReferenceSamples:
     bar = Bar(target.name)
+    shown = bar if progress else silent
     if isinstance(target, SampledTarget):
         drawn = draw_exactly(target, sizes, seed)
+    elif isinstance(target, Molecule) and isinstance(settings, PivotSettings):
+        drawn = draw_by_pivots(target, sizes, seed, settings, shown, partial=partial)
     else:
-        drawn = draw_by_hmc(target, sizes, seed, settings, bar if progress else silent)
+        assert isinstance(settings, HmcSettings)
+        drawn = draw_by_hmc(target, sizes, seed, settings, shown)
     bar.close()
     train_BD, validation_BD, test_BD = drawn.sets
     return ReferenceSamples(
@@ -92,26 +102,30 @@ def reference_samples(
     seed: int = 0,
     cache_dir: str | Path | None = None,
     progress: bool = True,
-    settings: HmcSettings | None = None,
+    settings: Settings | None = None,
 ) -> ReferenceSamples:
     """Samples of a target for training, validation and test, made once and then read from the cache.
 
     Args:
-        target: sampled exactly where it has `sample`, by HMC otherwise.
+        target: sampled exactly where it has `sample`, with pivots where it is a molecule, by HMC otherwise.
         n_train, n_validation, n_test: rows of each set, at least two.
         seed: of everything random.
         cache_dir: holds one file for each (target, sizes, seed, settings); None keeps nothing.
         progress: show a bar on stderr.
-        settings: of the HMC; ignored for exact targets.
+        settings: of the HMC, of whose kind there is one for molecules; ignored for exact targets.
 
-    Errors: ValueError for sizes below two, or where chains cannot be started.
+    A molecule's run that was killed goes on where it last saved itself beside the cache.
+
+    Errors: ValueError for sizes below two, pivots of what is no molecule, or where chains cannot be started.
     """
     sizes = (n_train, n_validation, n_test)
     if min(sizes) < 2:
         raise ValueError(f"each set needs at least two rows, got {dict(zip(SETS, sizes, strict=True))}; ask for more")
-    settings = settings or HmcSettings()
+    settings = settings or (PivotSettings() if isinstance(target, Molecule) else HmcSettings())
+    if isinstance(settings, PivotSettings) and not isinstance(target, Molecule):
+        raise ValueError(f"pivots turn the bonds of molecules, got {target.name} without topology; write HmcSettings()")
     if cache_dir is None:
-        return _make(target, sizes, seed, settings, progress)
+        return _make(target, sizes, seed, settings, progress, None)
     exact = isinstance(target, SampledTarget)
     key = {"version": CODE_VERSION, "target": fingerprint(target), "sizes": sizes, "seed": seed}
     key["settings"] = None if exact else asdict(settings)
@@ -119,6 +133,6 @@ def reference_samples(
     path = Path(cache_dir) / f"{readable_name}-{cache.content_hash(key)[:20]}.npz"
     stored = _restore(path)
     if stored is None:
-        stored = _make(target, sizes, seed, settings, progress)
+        stored = _make(target, sizes, seed, settings, progress, path.with_suffix(".partial"))
         _store(path, stored)
     return stored

@@ -9,9 +9,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from harness.answers.figure_samples import SamplePanel, draw_samples
+from harness.answers.figure_samples import draw_samples
 from harness.answers.figures import draw_frontier, draw_shares, draw_surface
 from harness.answers.frontier import best_splits
+from harness.answers.sample_panel import SamplePanel
 from tests.harness.answers.synthetic_surface import BESIDE, BUDGETS, QUESTION, seconds, surface
 
 
@@ -76,6 +77,23 @@ def test_particles_are_drawn_as_histograms_that_a_wild_sample_cannot_stretch(tmp
     ]
     draw_samples(tmp_path / "samples.png", panels)
     assert_shows_something(tmp_path / "samples.png")
+
+
+@pytest.mark.parametrize("models", [1, 4])
+def test_angles_are_drawn_as_maps_with_and_without_weights(tmp_path: Path, models: int) -> None:
+    rng = np.random.default_rng(0)
+
+    def panel(title: str, **options: object) -> SamplePanel:
+        angles = rng.vonmises(-1.5, 3.0, size=(2000, 2))
+        return SamplePanel(title=title, energy=rng.normal(size=2000), angles=angles, **options)
+
+    lengths = {"distances": 0.1 + 0.01 * rng.random((2000, 21))}
+    log_weight = np.append(rng.normal(size=1997), [np.nan, -np.inf, 5.0])
+    drawn = [panel(f"model {k}", log_weight=log_weight, **lengths) for k in range(models)]
+    draw_samples(tmp_path / "samples.png", [panel("data", **lengths), *drawn])
+    assert_shows_something(tmp_path / "samples.png")
+    draw_samples(tmp_path / "alone.png", [panel("data")])
+    assert_shows_something(tmp_path / "alone.png")
 
 
 def test_no_samples_are_refused(tmp_path: Path) -> None:
