@@ -34,15 +34,17 @@ from models.estimators.likelihood import (
 )
 from models.estimators.modes import modes_covered_estimate
 from models.estimators.observables import (
+    configuration_observables,
     free_energy_difference,
     free_energy_difference_binned,
     self_normalised_mean,
+    self_normalised_mean_estimate,
     von_mises_bias,
 )
 from models.estimators.pareto import pareto_k
 from models.estimators.proportion import proportion_estimate
 from models.estimators.records import DataRecords, ModelRecords, SampleRecords, WeightedRecords
-from models.estimators.summary import estimate_all, estimate_samples, estimate_weighted
+from models.estimators.summary import estimate_all, estimate_samples, estimate_weighted, importance_estimates
 from models.estimators.weights import LogWeights, largest_share_estimate, weight_estimates
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "SampleRecords",
     "WeightedRecords",
     "base_constant",
+    "configuration_observables",
     "estimate_all",
     "estimate_samples",
     "estimate_weighted",
@@ -61,6 +64,7 @@ __all__ = [
     "forward_kl_self_normalised",
     "free_energy_difference",
     "free_energy_difference_binned",
+    "importance_estimates",
     "largest_share_estimate",
     "mean_estimate",
     "modes_covered_estimate",
@@ -71,6 +75,7 @@ __all__ = [
     "pareto_k",
     "proportion_estimate",
     "self_normalised_mean",
+    "self_normalised_mean_estimate",
     "t_interval",
     "total_variation",
     "total_variation_2d",
