@@ -37,3 +37,14 @@ class Harmonic:
 
 def harmonic() -> Harmonic:
     return Harmonic()
+
+
+class Column(Harmonic):
+    """Energies with a last axis, which every target is refused for."""
+
+    def energy(self, x_BD: Tensor) -> Tensor:
+        return super().energy(x_BD)[:, None]
+
+
+def column() -> Column:
+    return Column()
