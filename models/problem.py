@@ -42,10 +42,11 @@ from models.molecules.observables import molecular_estimates, molecular_picture
 from models.objective_settings import objective_of
 from models.objectives.flow_matching import flow_matching_loss
 from models.problem_settings import EVALUATION_POOL, TRAINING_SEED, is_exact
+from models.reference.fingerprint import fingerprint
 from models.reference.pivots import Molecule
 from models.reference.published import read_published
 from models.reference.samples import ReferenceSamples, reference_samples
-from models.systems import System, system_of
+from models.systems import System, is_address, system_of
 from models.targets.gaussian_mixture import GaussianMixture
 
 POOL_FACTOR = 2
@@ -69,7 +70,19 @@ class BoltzmannProblem:
 
     @cached_property
     def physics(self) -> System:
-        return system_of(self.system["target"])
+        """The system that the settings name.
+
+        Raises:
+            ValueError: where a user's target has become another one since the settings were made.
+        """
+        name, known = self.system["target"], self.system["fingerprint"]
+        system = system_of(name)
+        if is_address(name) and fingerprint(system.target) != known:
+            raise ValueError(
+                f"a study keeps its energy, but {name} has another one here than where the study began; "
+                "undo the change or start anew, and let all workers import the same file"
+            )
+        return system
 
     @cached_property
     def reference(self) -> ReferenceSamples:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +15,7 @@ from models.energy_recipes import EnergyRecipe, nearest_energy_recipe
 from models.fields.egnn import EGNN
 from models.fields.mlp import MLPField
 from models.fields.sinusoidal import SinusoidalField
+from models.own_targets import check_target, failure, import_from_here
 from models.targets import dw4, gmm4, gmm40, lj13, lj55
 
 CouplingName = Literal["independent", "optimal-transport", "equivariant-optimal-transport"]
@@ -212,11 +213,17 @@ NAMED: dict[str, Callable[[], System]] = {
 }
 
 
+def is_address(name: str) -> bool:
+    """Whether a target is a user's own, by its name."""
+    return name not in NAMED
+
+
 def system_of(name: str) -> System:
     """The system of a built-in name, or of "module:function" where the function returns a Target or a System.
 
     Raises:
-        ValueError: for an unknown name, an address that does not resolve, or something that is not a target.
+        ValueError: for an unknown name, an address that does not resolve, something that is not a target, or a target
+            that breaks a law.
     """
     if name in NAMED:
         return NAMED[name]()
@@ -225,15 +232,33 @@ def system_of(name: str) -> System:
     if not (module_name and colon and function_name):
         raise ValueError(f"{rule}; write for example --target gmm4")
     try:
-        made = getattr(importlib.import_module(module_name), function_name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        text = f"{rule}, which fails with {error}; write the address of a function without arguments"
+        make = import_from_here(name)
+    except Exception as error:
+        text = (
+            f"{rule}, which {failure(error)}; write the address of a function, in a module of this folder or installed"
+        )
         raise ValueError(text) from error
-    if isinstance(made, System):
-        return made
-    if not isinstance(made, Target):
+    return own_system_of(name, make)
+
+
+@cache
+def own_system_of(name: str, make: Callable[[], Any]) -> System:
+    """What a user's function makes, held against the laws once a process. Arguments: its address, and itself.
+
+    Raises:
+        ValueError: as `system_of`.
+    """
+    rule = f"a target is one of {', '.join(NAMED)} or module:function, got {name!r}"
+    try:
+        made = make()
+    except Exception as error:
+        text = f"{rule}, which {failure(error)}; write the address of a function without arguments"
+        raise ValueError(text) from error
+    if not isinstance(made, (System, Target)):
         raise ValueError(
             f"{rule}, which returns {type(made).__name__}; write a function that returns an object with name, space, "
-            "log_z, energy_flops, energy(x) and score(x)"
+            "log_z, energy_flops, energy(x) and score(x), such as models.targets.TargetOfEnergy"
         )
-    return own_system(made)
+    system = made if isinstance(made, System) else own_system(made)
+    check_target(system.target, name, prior_std=system.prior_std)
+    return system

@@ -106,13 +106,17 @@ def start_local(folder: Path) -> RaySession:
 def connect(address: str, folder: Path) -> RaySession:
     """Join a running cluster, which gets the project's packages from here.
 
+    Modules of the current folder are found there after these, where all nodes see that folder.
+
     Raises:
         ValueError: if no cluster answers, or it does not let us in.
     """
     use_token_if_there_is_one()
     modules = [str(PROJECT / name) for name in PACKAGES if (PROJECT / name).is_dir()]
     try:
-        ray.init(address=address, runtime_env={"env_vars": settings(), "py_modules": modules}, **QUIET)
+        # Ray puts PYTHONPATH behind what it ships itself.
+        variables = {**settings(), "PYTHONPATH": os.getcwd()}
+        ray.init(address=address, runtime_env={"env_vars": variables, "py_modules": modules}, **QUIET)
     except ConnectionError as error:
         raise ValueError(
             f"a Ray cluster must answer at its address, got none that lets us in at {address}; write the address of "

@@ -34,16 +34,18 @@ from models.estimators.likelihood import (
 )
 from models.estimators.modes import modes_covered_estimate
 from models.estimators.observables import (
+    configuration_observables,
     free_energy_difference,
     free_energy_difference_binned,
     free_energy_difference_estimate,
     self_normalised_mean,
+    self_normalised_mean_estimate,
     von_mises_bias,
 )
 from models.estimators.pareto import pareto_k
 from models.estimators.proportion import proportion_estimate
 from models.estimators.records import DataRecords, ModelRecords, SampleRecords, WeightedRecords
-from models.estimators.summary import estimate_all, estimate_samples, estimate_weighted
+from models.estimators.summary import estimate_all, estimate_samples, estimate_weighted, importance_estimates
 from models.estimators.weights import LogWeights, largest_share_estimate, weight_estimates
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "SampleRecords",
     "WeightedRecords",
     "base_constant",
+    "configuration_observables",
     "estimate_all",
     "estimate_samples",
     "estimate_weighted",
@@ -63,6 +66,7 @@ __all__ = [
     "free_energy_difference",
     "free_energy_difference_binned",
     "free_energy_difference_estimate",
+    "importance_estimates",
     "largest_share_estimate",
     "mean_estimate",
     "modes_covered_estimate",
@@ -73,6 +77,7 @@ __all__ = [
     "pareto_k",
     "proportion_estimate",
     "self_normalised_mean",
+    "self_normalised_mean_estimate",
     "t_interval",
     "total_variation",
     "total_variation_2d",

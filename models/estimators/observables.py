@@ -1,6 +1,7 @@
 """Reweighted observables: self-normalised means, free-energy differences along an angle, and a training bias.
 
-Weights are given as log w, unnormalised. Angles in radians.
+Weights are given as log w, unnormalised. Angles in radians. Shapes: n samples, D coordinates, N particles,
+d spatial dimensions.
 """
 
 from __future__ import annotations
@@ -9,8 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import i0e, softmax
 
+from models.contracts import Space
 from models.estimators.estimate import Array, BootstrapMeans, Estimate, undefined
+from models.estimators.histograms import pair_distances
 
+ROWS_AT_ONCE = 4096
+"""Configurations whose pair distances are held in memory at once."""
+MOST_COORDINATES = 3
+"""Of spaces without particles that are no larger, the mean of each coordinate is told."""
 POSITIVE_STATE = (0.0, 2.0)
 """Open interval of the angle that counts as the positive state of alanine dipeptide."""
 FEWEST_IN_STATE = 10
@@ -20,6 +27,35 @@ FEWEST_IN_STATE = 10
 def self_normalised_mean(observable_n: ArrayLike, log_w_n: ArrayLike) -> float:
     """sum w f / sum w."""
     return float(softmax(np.asarray(log_w_n, dtype=np.float64)) @ np.asarray(observable_n, dtype=np.float64))
+
+
+def self_normalised_mean_estimate(observable_n: ArrayLike, log_w_n: ArrayLike, *, seed: int) -> Estimate:
+    """sum w f / sum w with its bootstrap interval. What has no weight does not count, even if not finite."""
+    lw, f = np.asarray(log_w_n, dtype=np.float64), np.asarray(observable_n, dtype=np.float64)
+    if not np.isfinite(lw).any():
+        return undefined("no sample has a weight", n=lw.size)
+    weight_n = lw.size * softmax(lw)
+    weighted_n = weight_n * np.where(weight_n > 0, f, 0.0)
+    table = BootstrapMeans.of({"w": weight_n, "wf": weighted_n}, seed=seed)
+    return table.estimate(lambda m: m["wf"] / m["w"])
+
+
+def configuration_observables(x_nD: ArrayLike, space: Space) -> dict[str, Array]:
+    """What a configuration is described by, one number a sample: distances of particles, or else coordinates.
+
+    Of particles the mean distance of pairs, the smallest one, and the radius of gyration (root mean square distance
+    from the centre of mass).
+    """
+    x = np.asarray(x_nD, dtype=np.float64)
+    if space.particles is None:
+        coordinates = {f"x{k + 1}": x[:, k] for k in range(space.dim)} if space.dim <= MOST_COORDINATES else {}
+        return {**coordinates, "squared norm": (x**2).sum(axis=1)}
+    parts = [x[start : start + ROWS_AT_ONCE] for start in range(0, len(x), ROWS_AT_ONCE)]
+    reduced = [(d.mean(axis=1), d.min(axis=1), (d**2).mean(axis=1)) for d in (pair_distances(p, space) for p in parts)]
+    mean_n, least_n, square_n = (np.concatenate(column) for column in zip(*reduced, strict=True))
+    # The squared radius of gyration is the sum of squared distances over pairs i < j, divided by N^2.
+    radius_n = np.sqrt(square_n * (space.particles - 1) / (2 * space.particles))
+    return {"pair distance": mean_n, "smallest distance": least_n, "radius of gyration": radius_n}
 
 
 def free_energy_difference(

@@ -42,3 +42,14 @@ def harmonic() -> Harmonic:
 def typed_harmonic() -> Harmonic:
     """The first and the last may change places."""
     return Harmonic(space=Space(dim=6, particles=3, types=(0, 1, 0)))
+
+
+class Column(Harmonic):
+    """Energies with a last axis, which every target is refused for."""
+
+    def energy(self, x_BD: Tensor) -> Tensor:
+        return super().energy(x_BD)[:, None]
+
+
+def column() -> Column:
+    return Column()

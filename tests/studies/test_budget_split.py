@@ -12,8 +12,12 @@ import pytest
 
 from harness import calibrate
 from harness.adapters.inline_runner import InlineRunner
+from harness.answers.export import write_surface
 from harness.budget import Budget, Currency
+from harness.checkpoint import write_json
 from harness.contracts import TrialSource
+from harness.finished_study import FinishedStudy
+from harness.launch import described
 from harness.session import StudyFailed
 from harness.study import StudyRun
 from harness.trial import Event, TrialSpec
@@ -154,6 +158,13 @@ def test_a_whole_study_fills_its_surface_and_is_done_once(tmp_path: Path, monkey
     assert {cell.tail for cell in cells} == {"", "pg", "fm_tail"}
     assert all(cell.validation["nll"].n == 64 for cell in cells)
     assert all(cell.cost(Currency.FLOP) <= 4e6 * (1 + 1e-9) for cell in cells)
+
+    write_json(first.folder / "study.json", described(first.study))
+    write_surface(first.folder / "surface.csv", cells, Currency.FLOP, first.study.question)
+    sound = [cell for cell in cells if not cell.diverged]
+    best = min(sound, key=lambda cell: cell.validation["forward_kl"].value)
+    winner = FinishedStudy.read(first.folder).winner()
+    assert (winner.segment, winner.seed) == (best.segment, best.seed)
 
     again = study_run(tmp_path / "study")
     assert repr(again.run()) == repr(cells)  # equal also where an interval is NaN

@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from harness import sweep_run
 from harness.adapters.inline_runner import InlineRunner
 from harness.checkpoint import Store
+from harness.finished_study import FinishedStudy
 from harness.judging import Judgement
 from harness.trial import TrialSpec
 from models.generators import schedule_of
@@ -76,6 +77,10 @@ def test_a_sweep_prunes_resumes_and_tells_what_the_store_holds(tmp_path: Path, m
     assert set(states.values()) == {"finished", "pruned"}
     assert "too few trials to say which settings matter" in text
     agrees_with_the_store(study, store, rows)
+    best = min(
+        (row for row in rows if row["state"] == "finished" and row["steps"] == "4"), key=lambda r: float(r["loss"])
+    )
+    assert FinishedStudy.read(folder).winner().segment == best["segments"]
     is_tracked(tmp_path, study, states)
     for name in ("history.png", "slices.png", "importance.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")

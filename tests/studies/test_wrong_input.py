@@ -28,6 +28,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "target: not a function": (["--target", "math:pi"], ["module:function", "'math:pi'", "write"]),
     "target: needs arguments": (["--target", "math:sin"], ["module:function", "'math:sin'", "without arguments"]),
     "target: returns none": (["--target", "time:time"], ["'time:time'", "returns float", "energy(x)"]),
+    "target: breaks a law": (
+        ["--target", "tests.studies.harmonic:column"],
+        ["has shape (8,)", "harmonic:column has shape (8, 1)", "write one number a row"],
+    ),
     "target: no function": (["--target", "math:"], ["module:function", "'math:'", "write"]),
     "target: no module": (["--target", ":pi"], ["module:function", "':pi'", "write"]),
     "budget: zero": (["--budget", "0s"], ["positive", "got 0;", "write"]),
