@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from models.contracts import Target, Work
+from models.molecules.building import built
 from models.molecules.topology import MolecularTopology
 from models.reference.hmc import Chains, transition
 
@@ -28,14 +29,26 @@ Axis = tuple[int, int]
 
 @runtime_checkable
 class Molecule(Target, Protocol):
-    """A target that knows which atoms it is made of, and a configuration to start from."""
+    """A target that knows which atoms it is made of."""
 
     @property
     def topology(self) -> MolecularTopology: ...
 
+
+@runtime_checkable
+class StartsSomewhere(Protocol):
+    """What a Molecule is besides, that brings its own configuration to start from."""
+
     @property
     def start_D(self) -> Tensor:
         """(D,), mean-free, near a minimum, of the isomer that is wanted."""
+
+
+def start_of(target: Molecule) -> Tensor:
+    """(D,) in float64: the target's own start, or one built from the topology alone, in nm."""
+    if isinstance(target, StartsSomewhere):
+        return target.start_D.double()
+    return torch.from_numpy(built(target.topology)).flatten()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +121,16 @@ def turned(x_CD: Tensor, pivot: Pivot, angle_C: Tensor) -> Tensor:
 
 
 def start_at_one(target: Molecule, settings: PivotSettings, chains: int) -> Chains:
-    """All chains where the target starts.
+    """All chains in one configuration.
 
     Errors: ValueError where its energy is not finite there.
     """
-    x_CD = target.start_D.to(device=settings.device, dtype=torch.float32).expand(chains, -1).contiguous()
+    x_CD = start_of(target).to(device=settings.device, dtype=torch.float32).expand(chains, -1).contiguous()
     energy_C, score_CD = target.energy(x_CD).detach(), target.score(x_CD).detach()
     if not bool(torch.isfinite(energy_C).all() & torch.isfinite(score_CD).all()):
         raise ValueError(
             f"chains of {target.name} must start where energy and force are finite, got {float(energy_C[0])} kT; "
-            "give another start_D"
+            "give the target a start_D near a minimum"
         )
     work = Work(energy_evaluations=chains, force_evaluations=chains)
     return Chains(x_CD=x_CD, energy_C=energy_C, score_CD=score_CD, step_size=settings.step_size, work=work)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.molecules.geometry import bond_lengths, handedness
-from models.reference.pivots import Molecule
+from models.reference.pivots import Molecule, start_of
 
 Unit = Literal["nm", "angstrom"]
 PER_NM: dict[Unit, float] = {"nm": 1.0, "angstrom": 10.0}
@@ -57,7 +57,7 @@ def in_nanometres(x_BD: Tensor, target: Molecule, path: Path, *, unit: Unit | No
 def _ratios(x_BD: Tensor, target: Molecule) -> Tensor:
     """Every bond over its length where the target starts, (B, K)."""
     bonds = target.topology.bonds
-    return bond_lengths(x_BD, bonds) / bond_lengths(target.start_D[None].to(x_BD), bonds)
+    return bond_lengths(x_BD, bonds) / bond_lengths(start_of(target)[None].to(x_BD), bonds)
 
 
 def _unit_of(ratio: float, path: Path) -> Unit:

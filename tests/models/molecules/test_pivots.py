@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from models.contracts import Work
+from models.estimators import free_energy_difference
 from models.molecules.building import built
+from models.molecules.classical import alanine_dipeptide
 from models.molecules.geometry import dihedrals, particles_of
 from models.molecules.peptides import capped_alanine
 from models.molecules.topology import MolecularTopology
 from models.reference import pivot_drawing
 from models.reference.hmc import Chains
-from models.reference.pivots import Molecule, PivotSettings, pivot_once, pivots_of, turned
+from models.reference.pivots import Molecule, PivotSettings, pivot_once, pivots_of, start_of, turned
 from models.reference.samples import reference_samples
 from models.targets import dw4
 from tests.models.molecules.four_atoms import PHI, TOPOLOGY, FourAtoms, density_on_grid, torsion
@@ -163,37 +165,65 @@ def test_samples_of_the_chain_follow_the_known_density() -> None:
     assert samples.source.startswith("HMC with pivots on four atoms")
 
 
+def test_a_molecule_without_a_start_is_built() -> None:
+    class Bare:
+        topology = AD2
+
+    start_D = start_of(Bare())  # type: ignore[arg-type]
+    assert torch.equal(start_D, torch.from_numpy(built(AD2)).flatten())
+    assert torch.equal(start_of(FourAtoms()), FourAtoms().start_D)
+
+
+@pytest.mark.slow
+def test_alanine_dipeptide_has_its_known_free_energy_and_acceptances() -> None:
+    """Against a long run of another program's sampler on the same energy: 3.921 +- 0.043 kT, mean energy -23.86 kT."""
+    target = alanine_dipeptide()
+    settings = PivotSettings(chains=128)
+    samples = reference_samples(target, n_train=2400, n_validation=400, n_test=272, progress=False, settings=settings)
+    found = samples.diagnostics
+    assert found["acceptance"] == pytest.approx(0.90, abs=0.03)
+    assert found["acceptance_phi"] == pytest.approx(0.20, abs=0.02)
+    assert found["acceptance_psi"] == pytest.approx(0.24, abs=0.02)
+    assert found["mean_energy"] == pytest.approx(-23.86, abs=4 * found["mean_energy_error"])
+    x_BD = torch.cat([samples.train_BD, samples.validation_BD, samples.test_BD]).double()
+    phi_B = dihedrals(x_BD, [AD2.phi[2]])[:, 0].numpy()
+    error = 1 / math.sqrt(found["effective_n"] * 0.0194)
+    assert free_energy_difference(phi_B, np.zeros(len(phi_B))) == pytest.approx(3.921, abs=3 * error)
+
+
 class Killed(Exception):
     pass
 
 
 @pytest.mark.filterwarnings("ignore:chains of four atoms have not mixed")
 def test_a_run_that_was_killed_goes_on_to_the_same_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = reference_samples(FourAtoms(), cache_dir=tmp_path / "whole", **SIZES)
+    settings = replace(QUICK, burn_in=10)
+    sizes = {**SIZES, "settings": settings}
+    whole = reference_samples(FourAtoms(), cache_dir=tmp_path / "whole", **sizes)
     monkeypatch.setattr(pivot_drawing, "SECONDS_BETWEEN_SAVES", 0.0)
     calls: list[int] = []
     advance = pivot_drawing._advance
 
     def stops(*arguments: object) -> None:
         calls.append(1)
-        if len(calls) in (40, 70):
+        if len(calls) in (6, 21):
             raise Killed
         advance(*arguments)
 
     monkeypatch.setattr(pivot_drawing, "_advance", stops)
     for _ in range(2):
         with pytest.raises(Killed):
-            reference_samples(FourAtoms(), cache_dir=tmp_path / "killed", **SIZES)
+            reference_samples(FourAtoms(), cache_dir=tmp_path / "killed", **sizes)
         assert [path.suffix for path in (tmp_path / "killed").iterdir()] == [".partial"]
-    again = reference_samples(FourAtoms(), cache_dir=tmp_path / "killed", **SIZES)
-    cycles = QUICK.burn_in + QUICK.thinning * 10
+    again = reference_samples(FourAtoms(), cache_dir=tmp_path / "killed", **sizes)
+    cycles = settings.burn_in + settings.thinning * 10
     assert len(calls) == cycles + 2
     for name in ("train_BD", "validation_BD", "test_BD"):
         assert torch.equal(getattr(again, name), getattr(whole, name))
     assert again.diagnostics == whole.diagnostics
     assert again.energy_evaluations == whole.energy_evaluations
     assert [path.suffix for path in (tmp_path / "killed").iterdir()] == [".npz"]
-    reference_samples(FourAtoms(), cache_dir=tmp_path / "killed", **SIZES)
+    reference_samples(FourAtoms(), cache_dir=tmp_path / "killed", **sizes)
     assert len(calls) == cycles + 2
 
 
