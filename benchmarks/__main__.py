@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks import allocator, couplings, divergence, memory, path_gradient, score_estimate, workers
+from benchmarks import allocator, couplings, divergence, memory, molecules, path_gradient, score_estimate, workers
 from harness.allocator import keep_freed_memory
 
 TABLES: dict[str, Callable[[], None]] = {
@@ -16,6 +16,7 @@ TABLES: dict[str, Callable[[], None]] = {
     "path_gradient": path_gradient.main,
     "couplings": couplings.main,
     "score_estimate": score_estimate.main,
+    "molecules": molecules.main,
     "memory": memory.main,
     "workers": workers.main,
     "allocator": allocator.main,

@@ -22,7 +22,7 @@ from models.molecules.nonbonded import (
 )
 from models.molecules.parameters import ForceFieldParameters
 
-BYTES_OF_PAIRS = 1 << 19
+BYTES_OF_PAIRS = 1 << 20
 """One number for each pair of the configurations that a CPU works on at once: arrays of them stay in the caches."""
 
 

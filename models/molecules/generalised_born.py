@@ -108,12 +108,16 @@ def born_radii(screening_NB: Tensor, terms: GeneralisedBorn) -> BornRadii:
 def generalised_born_energy(
     pairs: PairGeometry, pair_atoms_2P: Tensor, terms: GeneralisedBorn, *, with_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Energy (B,), and the weight of the central force (P, B) where asked for."""
+    """Energy (B,), and the weight of the central force (P, B) where asked for.
+
+    A pair has the energy charge product / f, with f^2 = r^2 + B B' exp(-r^2 / (4 B B')) (Still et al. 1990). Forces are
+    of two kinds: f depends on r, and on Born radii B that depend on all distances.
+    """
     integral_2PB, slope_2PB = screening(pairs, terms, with_slope=with_weight)
     zero_NB = integral_2PB.new_zeros(len(terms.radius_N1), integral_2PB.shape[-1])
-    both_2P = pair_atoms_2P.flatten()
-    born = born_radii(zero_NB.index_add(0, both_2P, integral_2PB.flatten(0, 1)), terms)
-    first_PB, second_PB = (born.radius_NB.index_select(0, atoms) for atoms in pair_atoms_2P)
+    screening_NB = zero_NB.index_add(0, pair_atoms_2P.flatten(), integral_2PB.flatten(0, 1))
+    born = born_radii(screening_NB, terms)
+    first_PB, second_PB = (born.radius_NB.index_select(0, atoms_P) for atoms_P in pair_atoms_2P)
     product_PB = first_PB * second_PB
     overlap_PB = torch.exp(pairs.r2_PB / product_PB * -0.25)
     f2_PB = torch.addcmul(pairs.r2_PB, product_PB, overlap_PB)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.molecules.geometry import bond_lengths
 from models.molecules.parameters import ForceFieldParameters
 
 LARGEST_RATIO = 2.0
@@ -18,9 +19,7 @@ def require_nanometres(x_BD: Tensor, parameters: ForceFieldParameters) -> None:
     """Raise ValueError unless the median bond of all rows is about as long as the force field's."""
     if not len(x_BD) or not len(parameters.bond_length_K):
         return
-    first_K, second_K = torch.as_tensor(parameters.bond_atoms_K2).to(x_BD.device).t()
-    x_BN3 = x_BD.unflatten(-1, (-1, 3))
-    length_BK = (x_BN3[:, first_K] - x_BN3[:, second_K]).norm(dim=-1)
+    length_BK = bond_lengths(x_BD, parameters.bond_atoms_K2.tolist())
     ratio = float((length_BK / torch.as_tensor(parameters.bond_length_K).to(length_BK)).median())
     if not 1.0 / LARGEST_RATIO < ratio < LARGEST_RATIO:
         raise ValueError(

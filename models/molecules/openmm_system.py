@@ -52,9 +52,9 @@ def openmm_topology(topology: MolecularTopology) -> app.Topology:
     residues: dict[int, Any] = {}
     rows = zip(topology.names, topology.elements, topology.residue_names, topology.residue_numbers, strict=True)
     for name, symbol, residue_name, number in rows:
-        residue = residues.setdefault(number, None) or made.addResidue(residue_name, chain)
-        residues[number] = residue
-        made.addAtom(name, app.Element.getBySymbol(symbol), residue)
+        if number not in residues:
+            residues[number] = made.addResidue(residue_name, chain)
+        made.addAtom(name, app.Element.getBySymbol(symbol), residues[number])
     made_atoms = list(made.atoms())
     for i, j in topology.bonds:
         made.addBond(made_atoms[i], made_atoms[j])

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from models.contracts import Space
-from models.molecules.peptides import capped_alanine
+from models.molecules.frozen import DATA, read_molecule
 from models.molecules.tblite_pool import TblitePool
 from models.molecules.tblite_worker import Method
 from models.molecules.topology import MolecularTopology
@@ -40,7 +41,8 @@ class SemiEmpiricalTarget:
     depend on its orientation by some 0.006 kT.
 
     Args:
-        name: what reports call it. topology: the molecule. temperature: in kelvin.
+        name: what reports call it. topology: the molecule. start_N3: positions near a minimum, (N, 3) in nm.
+        temperature: in kelvin.
         solvent: by tblite's name, in the GBSA model; None for the gas phase.
         energy_zero: in kT, subtracted from all energies.
         accuracy: of the self-consistent charges; 0.01 makes forces good to some 0.001 kT/nm.
@@ -51,6 +53,7 @@ class SemiEmpiricalTarget:
 
     name: str
     topology: MolecularTopology
+    start_N3: np.ndarray
     temperature: float = 300.0
     solvent: str | None = "water"
     energy_zero: float = 0.0
@@ -70,6 +73,11 @@ class SemiEmpiricalTarget:
     def space(self) -> Space:
         """Mean-free; only hydrogens on the same carbon may change places."""
         return Space(dim=3 * self.topology.atoms, particles=self.topology.atoms, types=self.topology.distinct_classes)
+
+    @property
+    def start_D(self) -> Tensor:
+        """A configuration near a minimum, (D,) in float64, centre of mass at the origin."""
+        return self.space.project(torch.as_tensor(self.start_N3, dtype=torch.float64).flatten())
 
     @property
     def energy_flops(self) -> int:
@@ -137,5 +145,15 @@ class _Score(torch.autograd.Function):
 
 
 def alanine_dipeptide_xtb(*, processes: int = 1) -> SemiEmpiricalTarget:
-    """Ace-Ala-Nme, 22 atoms, by GFN2-xTB in GBSA water at 300 K, as evaluated by Klein et al. 2023."""
-    return SemiEmpiricalTarget(name="ad2-xtb", topology=capped_alanine(1), energy_zero=ENERGY_ZERO, processes=processes)
+    """Ace-Ala-Nme, 22 atoms, by GFN2-xTB in GBSA water at 300 K, as evaluated by Klein et al. 2023.
+
+    It starts from a minimum of the classical energy.
+    """
+    kept = read_molecule(DATA / "alanine_dipeptide.npz")
+    return SemiEmpiricalTarget(
+        name="ad2-xtb",
+        topology=kept.topology,
+        start_N3=kept.start_N3,
+        energy_zero=ENERGY_ZERO,
+        processes=processes,
+    )

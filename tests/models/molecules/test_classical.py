@@ -163,6 +163,27 @@ def test_a_torsion_has_the_sign_of_iupac(degrees: float) -> None:
     assert float(energy_B) == pytest.approx(2.5 * (1.0 + np.cos(3.0 * phi - 0.4)), rel=1e-12)
 
 
+def test_two_atoms_on_a_spring() -> None:
+    """No angles, no torsions, no solvent."""
+    nothing = {"angle": 3, "torsion": 4}
+    empty = {f"{kind}_atoms_K{n}": np.zeros((0, n), dtype=np.int64) for kind, n in nothing.items()}
+    empty |= dict.fromkeys(("angle_K", "angle_constant_K"), NONE)
+    empty |= dict.fromkeys(("torsion_periodicity_K", "torsion_phase_K", "torsion_constant_K"), NONE)
+    spring = replace(
+        in_vacuum(target().molecule.parameters),
+        mass_N=np.ones(2),
+        bond_atoms_K2=np.array([[0, 1]]),
+        bond_length_K=np.array([0.1]),
+        bond_constant_K=np.array([2.0]),
+        **dict.fromkeys(("charge_product_P", "epsilon_P", "sigma_P"), np.zeros(1)),
+        **empty,
+    )
+    x_BD = torch.tensor([[0.0, 0.0, 0.0, 0.3, 0.0, 0.0]], dtype=torch.float64)
+    energy_B, force_BD = ForceField(parameters=spring).energy_and_force(x_BD)
+    torch.testing.assert_close(energy_B, torch.tensor([0.04], dtype=torch.float64))
+    torch.testing.assert_close(force_BD, torch.tensor([[0.4, 0.0, 0.0, -0.4, 0.0, 0.0]], dtype=torch.float64))
+
+
 class TestNoFiniteEnergy:
     def test_all_atoms_in_one_place(self) -> None:
         assert target().energy(torch.zeros(2, 66)).tolist() == [torch.inf, torch.inf]
