@@ -13,6 +13,7 @@ from harness.answers.figure_sweep import Mark, draw_history, draw_importance, dr
 from harness.answers.importance import Importance, importances, verdict
 from harness.answers.pareto import Priced, draw_pareto, pareto_front
 from harness.answers.report import table
+from harness.finished_study import AGAIN
 from harness.sweep import Sweep
 from harness.sweep_again import Again, again_rows, again_text, train_again
 from harness.sweep_points import neutral
@@ -31,10 +32,11 @@ def conclude_sweep(
     found = importance_of(sweep, points, share=share, resamples=resamples)
     files = write_files(run, points, found)
     further = [] if not any(priced(point) for point in points) else [front_text(run, points)]
+    (run.folder / AGAIN).unlink(missing_ok=True)  # of other points, where a sweep was prolonged
     if again is not None:
         trained = train_again(run, points, again)
-        write_csv(run.folder / "again.csv", again_rows(trained, again))
-        files.append(run.folder / "again.csv")
+        write_csv(run.folder / AGAIN, again_rows(trained, again))
+        files.append(run.folder / AGAIN)
         further.append(again_text(sweep, trained, again))
     failures = [f"failed: {result.spec.name}: {result.error}" for result in run.session.failures]
     parts = [trial_table(sweep, points), best_text(sweep, points), importance_text(sweep, found), *further, *failures]

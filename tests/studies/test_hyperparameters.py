@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from harness import calibrate, launch
-from harness.adapters.inline_runner import InlineRunner
 from harness.adapters.optuna_journal import best_before
 from harness.budget import Budget, Cost, Currency, StepPrice
 from harness.checkpoint import Store, write_json
@@ -19,10 +18,10 @@ from harness.finished_study import FinishedStudy
 from harness.judging import Judgement
 from harness.split import Prices
 from harness.sweep_points import PlanPoints
-from harness.trial import TrialSpec
 from models.problem import build
 from studies.hyperparameters import HyperParameters
 from tests.harness.test_recording import Remembered
+from tests.studies.counted_trials import counted_trials
 
 TINY: dict[str, Any] = {
     "target": "gmm4",
@@ -59,22 +58,12 @@ def test_a_joint_sweep_resumes_trains_its_best_again_and_warms_another(
 ) -> None:
     monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.0)
     study = HyperParameters(**TINY, output=tmp_path)
-    started: list[TrialSpec] = []
-    run_trial = InlineRunner._run_trial
-
-    def counted(self: InlineRunner, spec: TrialSpec, on_event: Any) -> Any:
-        if len(started) == 3:
-            started.clear()
-            raise KeyboardInterrupt
-        started.append(spec)
-        return run_trial(self, spec, on_event)
-
     recorded = Remembered()
     monkeypatch.setattr(launch, "recorder_of", lambda *_: nullcontext(recorded))
-    monkeypatch.setattr(InlineRunner, "_run_trial", counted)
+    counted_trials(monkeypatch, at_most=3)
     with pytest.raises(KeyboardInterrupt):
         study.execute()
-    monkeypatch.setattr(InlineRunner, "_run_trial", run_trial)
+    counted_trials(monkeypatch)
     text = study.execute()
     folder = tmp_path / "hyperparameters" / study.sweep().id
     write_json(folder / "study.json", launch.described(study.sweep()))
@@ -94,7 +83,7 @@ def test_a_joint_sweep_resumes_trains_its_best_again_and_warms_another(
     assert "Pareto front of n =" in text
     assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
     is_tracked(recorded, again)
-    assert FinishedStudy.read(folder).winner().segment in {row["segments"] for row in rows}
+    assert FinishedStudy.read(folder).winner().segment == again[0]["segment"]
 
     warm = HyperParameters(**{**TINY, "warm": folder, "warm_points": 1, "budget": "4e6flop"}, output=tmp_path)
     first = warm.sweep().first
