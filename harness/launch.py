@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,8 @@ from harness.plan_study import PlanComparison, PlanStudy
 from harness.session import Setting
 from harness.study import Study, StudyRun
 from harness.sweep import Sweep
+from harness.sweep_again import Again
+from harness.sweep_points import Meaning
 from harness.sweep_run import Loss, SweepRun
 from harness.trial import Placement
 
@@ -97,15 +99,16 @@ def launch_sweep(
     sweep: Sweep,
     options: StudyOptions,
     *,
-    phase_of: Callable[[Mapping[str, Any]], Phase],
+    meaning: Meaning,
     loss: Loss,
     experiment: str,
     resamples: int,
+    again: Again | None = None,
 ) -> str:
     """Run or resume a sweep; the text to print. Arguments as for a SweepRun and its report."""
     check_output(options.output)
     check_machine(sweep.setting.placement, options)
-    check_problem(sweep.setting, [phase_of(values) for values in sweep.corners()], options.output)
+    check_problem(sweep.setting, list(meaning.phases()), options.output)
     from harness.adapters.optuna_importance import fanova
     from harness.adapters.optuna_search import OptunaSearch
     from harness.sweep_report import conclude_sweep
@@ -120,19 +123,21 @@ def launch_sweep(
         pruner=sweep.pruner,
         n_startup=sweep.startup,
         ladder=sweep.ladder,
+        acts=sweep.acts if sweep.conditional else None,
+        first=sweep.first,
     )
     with recorder_of(sweep, options, experiment) as recorder:
         runner = runner_of(options, folder)
         run = SweepRun(
             sweep,
-            phase_of=phase_of,
+            meaning=meaning,
             loss=loss,
             search=search,
             output=options.output,
             runner=runner,
             recorder=recorder,
         )
-        return conclude_sweep(run, run.run(), share=fanova, resamples=resamples)
+        return conclude_sweep(run, run.run(), share=fanova, resamples=resamples, again=again)
 
 
 def check_output(output: Path) -> None:
