@@ -52,8 +52,7 @@ def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> st
     from harness.conclusion import conclude_study
 
     folder = options.output / study.name / study.id
-    runner = runner_of(options, folder)
-    with recorder_of(study, options, experiment) as recorder:
+    with runner_of(options, folder) as runner, recorder_of(study, options, experiment) as recorder:
         run = StudyRun(
             study,
             output=options.output,
@@ -89,8 +88,8 @@ def run_plans(study: PlanStudy | PlanComparison, options: StudyOptions, *, exper
     check_output(options.output)
     check_machine(study.setting.placement, options)
     check_problem(study.setting, study.phases, options.output)
-    runner = runner_of(options, options.output / study.name / study.id)
-    with recorder_of(study, options, experiment) as recorder:
+    folder = options.output / study.name / study.id
+    with runner_of(options, folder) as runner, recorder_of(study, options, experiment) as recorder:
         run = PlanStudyRun(study, output=options.output, runner=runner, recorder=recorder)
         return conclude(run, run.run())
 
@@ -126,8 +125,7 @@ def launch_sweep(
         acts=sweep.acts if sweep.conditional else None,
         first=sweep.first,
     )
-    with recorder_of(sweep, options, experiment) as recorder:
-        runner = runner_of(options, folder)
+    with runner_of(options, folder) as runner, recorder_of(sweep, options, experiment) as recorder:
         run = SweepRun(
             sweep,
             meaning=meaning,
@@ -212,14 +210,18 @@ def recorder_of(
         recorder.close()
 
 
-def runner_of(options: StudyOptions, folder: Path) -> Runner:
+@contextmanager
+def runner_of(options: StudyOptions, folder: Path) -> Iterator[Runner]:
+    """What runs trials; Ray starts once for all that a study asks of it."""
     if options.runner == "inline":
         from harness.adapters.inline_runner import InlineRunner
 
-        return InlineRunner()
+        yield InlineRunner()
+        return
     from harness.adapters.ray_runner import RayRunner
 
-    return RayRunner(address=options.address, concurrent=options.concurrent, folder=folder / "ray")
+    with RayRunner(address=options.address, concurrent=options.concurrent, folder=folder / "ray") as runner:
+        yield runner
 
 
 def search_factory(options: BudgetOptions, seed: int, folder: Path) -> Callable[[str, SearchSpace], Search]:
