@@ -1,4 +1,4 @@
-# What every shell on a node of a cluster needs, sourced by its commands: this checkout, its environment, and the token
+# What every shell on a node of a cluster needs, sourced by ~/.bashrc: this checkout, its environment, and the token
 # without which nobody may speak to the cluster.
 export BOLTZMANN_BUDGET="$HOME/boltzmann-budget"
 export PATH="$BOLTZMANN_BUDGET/.venv/bin:$PATH"

@@ -1,7 +1,7 @@
 """Hosts made of Linux namespaces: each has its own network, processes, name and changes to files, and an ssh server.
 
-All of them, and the bridge that joins them, live inside namespaces of the process that makes them (see `isolated`): when
-that ends, however it ends, the kernel takes everything down.
+All of them, and the bridge that joins them, live inside namespaces of the process that makes them (see `isolated`):
+when that ends, however it ends, the kernel takes everything down.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-TOOLS = ("ip", "unshare", "mount", "hostname", "sshd", "ssh", "ssh-keygen", "rsync")
+TOOLS = ("ip", "unshare", "setpriv", "mount", "hostname", "sshd", "ssh", "ssh-keygen", "rsync")
 SEARCHED = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 """Servers and administrators' tools lie where not every PATH looks."""
 
@@ -25,8 +25,11 @@ PRIVATE = ("/root", "/tmp", "/etc", "/run")
 PATIENCE_SECONDS = 30.0
 
 NAMESPACES = (
-    "unshare --mount --net --uts --ipc --pid --fork --kill-child --mount-proc --propagation=private".split()
-)  # --kill-child: the end of the first process is the end of all
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork"),
+    *("--kill-child", "--mount-proc", "--propagation=private"),
+)
+"""With the end of whoever calls this, and with the end of the first process in them, all is ended."""
 
 BOOT = """
 set -e
@@ -60,7 +63,7 @@ def missing() -> str:
         return "only root may make namespaces and network cards, got another user; run this as root"
     if lacking:
         return (
-            f"hosts need some tools of the system, got none of these: {', '.join(lacking)}; "
+            f"hosts need some tools of the system, got no {', no '.join(lacking)}; "
             "install openssh-server, rsync, iproute2 and util-linux"
         )
     return ""
@@ -151,8 +154,9 @@ class Host:
 
 
 def answers(address: str, key: Path) -> bool:
-    options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=2".split()
-    return subprocess.run(["ssh", *options, "-i", str(key), address, "true"], capture_output=True).returncode == 0
+    options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "ConnectTimeout=2")
+    flags = [part for option in options for part in ("-o", option)]
+    return subprocess.run(["ssh", *flags, "-i", str(key), address, "true"], capture_output=True).returncode == 0
 
 
 def wait_for(happened: Callable[[], bool], what: str, patience_seconds: float = PATIENCE_SECONDS) -> None:

@@ -1,4 +1,4 @@
-"""A cluster's whole life on one machine: up, a study as a job, a node lost in the middle of it, down, and no trace left.
+"""A cluster's whole life on one machine: up, a study as a job, a node lost in the middle of it, down, and no trace.
 
     sudo .venv/bin/python clusters/rehearse.py
 
@@ -10,8 +10,10 @@ ssh and rsync, Ray's autoscaler, token, job server, Train over the network.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -38,9 +40,11 @@ STUDY = (
     *("--budget", "3e6flop", "--budgets", "2", "--splits", "2", "--seeds", "1"),
 )
 LOST_AFTER_SEGMENTS = 1
-NODE_SECONDS = 240.0
-STUDY_SECONDS = 400.0
+NODE_SECONDS = 600.0
+STUDY_SECONDS = 900.0
 ONE_CORE = "--num-cpus=1 --object-store-memory=100000000"
+NOT_LAST = "RAY_worker_niceness=0"
+"""Many hosts share few cores here, and Ray's workers would come after everything else on them."""
 NO_CORE = "--num-cpus=0 --object-store-memory=100000000"
 
 
@@ -62,9 +66,10 @@ def cluster_file(head: Host, workers: list[Host], key: Path) -> dict[str, Any]:
     value: dict[str, Any] = yaml.safe_load((PROJECT / "clusters" / "ssh.yaml").read_text())
     value["provider"] |= {"head_ip": head.address, "worker_ips": [worker.address for worker in workers]}
     value["auth"] = {"ssh_user": "root", "ssh_private_key": str(key)}
-    value["setup_commands"] = [f"ln -sfn {shlex.quote(sys.prefix)} ~/boltzmann-budget/.venv"]
+    link = f"ln -sfn {shlex.quote(sys.prefix)} ~/boltzmann-budget/.venv"
+    value["setup_commands"] = [link, value["setup_commands"][-1]]
     for commands, cores in (("head_start_ray_commands", NO_CORE), ("worker_start_ray_commands", ONE_CORE)):
-        value[commands][-1] += f" {cores}"
+        value[commands][-1] = value[commands][-1].replace("ray start", f"{NOT_LAST} ray start {cores}")
     return value
 
 
@@ -94,7 +99,7 @@ def ray(*command: str, patience_seconds: float = 300.0) -> str:
 
 
 def on_head(command: str) -> str:
-    return ray("exec", str(FILE), f". ~/boltzmann-budget/clusters/environment.sh; {command}")
+    return ray("exec", str(FILE), command)
 
 
 def nodes() -> set[str]:
@@ -117,6 +122,11 @@ def groups() -> list[list[str]]:
     files = list(RESULTS.glob("budget_split/*/workers.json"))
     known = json.loads(files[0].read_text()) if files else []
     return [[text.split()[0] for key, text in sorted(one.items()) if key.startswith("rank_")] for one in known]
+
+
+def study_lines(text: str) -> str:
+    """What a job's log says without the lines of Ray's command line, which name their place in its source."""
+    return "\n".join(line for line in text.splitlines() if not re.search(r"\.py:\d+ -- ", line))
 
 
 def segments() -> int:
@@ -179,26 +189,28 @@ def rehearse(diary: Diary) -> None:
         victim = lose_a_node(diary, hosts, job)
         code = job.wait(STUDY_SECONDS)
     finally:
-        print(Path(log.name).read_text(), flush=True)
+        print(study_lines(Path(log.name).read_text()), flush=True)
     assert code == 0, f"the study must finish, got exit code {code}"
     answer = list(RESULTS.glob("budget_split/*/answer.json"))
     assert len(answer) == 1, "a finished study must have its answer"
     diary.say(f"the study has finished: {segments()} segments, groups of workers {groups()}")
+    take_down(diary, [host for host in hosts.values() if host.name != victim])
+
+
+def take_down(diary: Diary, hosts: list[Host]) -> None:
+    """Raylets of workers are not told: they end when their head has been silent for a minute."""
     ray("down", "--yes", str(FILE))
-    left = {name: lines for name, host in hosts.items() if name != victim and (lines := ray_processes(host))}
-    diary.say(f"ray down: {'no process of Ray is left on any host' if not left else f'left behind: {left}'}")
-    assert not left
+    diary.say("ray down: the head has stopped")
+    wait_for(lambda: not any(map(ray_processes, hosts)), f"the end of {leftovers(hosts)}", NODE_SECONDS)
+    diary.say("no process of Ray is left on any host")
 
 
 def ray_processes(host: Host) -> list[str]:
-    """Servers of Ray take a moment to end."""
-    servers: list[str] = []
-    for _ in range(50):
-        servers = [line for line in host.processes() if "ray" in line]
-        if not servers:
-            break
-        time.sleep(0.2)
-    return servers
+    return [line for line in host.processes() if "ray" in line]
+
+
+def leftovers(hosts: list[Host]) -> str:
+    return ", ".join(f"{len(ray_processes(host))} processes on {host.name}" for host in hosts)
 
 
 def main() -> int:
@@ -207,11 +219,26 @@ def main() -> int:
     if parser.parse_args().inside:
         rehearse(Diary())
         return 0
-    reason = missing()
+    reason = unready()
     if reason:
         print(f"error: {reason}", file=sys.stderr)
         return 2
-    return subprocess.run(isolated([sys.executable, __file__, "--inside"]), env=environment()).returncode
+    command = isolated([sys.executable, __file__, "--inside"])
+    try:
+        return subprocess.run(command, env=environment(), start_new_session=True).returncode
+    except KeyboardInterrupt:
+        print("stopped; all hosts are gone", file=sys.stderr)
+        return 130
+
+
+def unready() -> str:
+    """Why this cannot run here, "" if it can."""
+    if importlib.util.find_spec("opencensus") is None:
+        return (
+            "a cluster needs Ray with its job server, got an environment without it; "
+            "write pip install -c constraints.txt -e '.[cluster]'"
+        )
+    return missing()
 
 
 if __name__ == "__main__":
