@@ -154,9 +154,14 @@ class Host:
 
 
 def answers(address: str, key: Path) -> bool:
+    return tell(address, key, "true") == 0
+
+
+def tell(address: str, key: Path, command: str) -> int:
+    """The exit code of a command that a host's shell runs, 255 where no host answers."""
     options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "ConnectTimeout=2")
     flags = [part for option in options for part in ("-o", option)]
-    return subprocess.run(["ssh", *flags, "-i", str(key), address, "true"], capture_output=True).returncode == 0
+    return subprocess.run(["ssh", *flags, "-i", str(key), address, command], capture_output=True).returncode
 
 
 def wait_for(happened: Callable[[], bool], what: str, patience_seconds: float = PATIENCE_SECONDS) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from clusters.hosts import SCRATCH, SEARCHED, Host, Network, isolated, make_private, missing, wait_for
+from clusters.hosts import SCRATCH, SEARCHED, Host, Network, isolated, make_private, missing, tell, wait_for
 
 PROJECT = Path(__file__).resolve().parents[1]
 FILE = SCRATCH / "cluster.yaml"
@@ -194,15 +194,17 @@ def rehearse(diary: Diary) -> None:
     answer = list(RESULTS.glob("budget_split/*/answer.json"))
     assert len(answer) == 1, "a finished study must have its answer"
     diary.say(f"the study has finished: {segments()} segments, groups of workers {groups()}")
-    take_down(diary, [host for host in hosts.values() if host.name != victim])
+    take_down(diary, [host for host in hosts.values() if host.name != victim], key)
 
 
-def take_down(diary: Diary, hosts: list[Host]) -> None:
-    """Raylets of workers are not told: they end when their head has been silent for a minute."""
+def take_down(diary: Diary, hosts: list[Host], key: Path) -> None:
+    """`ray down` stops the head of machines of one's own; workers are told to stop one by one."""
     ray("down", "--yes", str(FILE))
     diary.say("ray down: the head has stopped")
+    for host in hosts[1:]:
+        tell(host.address, key, "bash --login -i -c 'ray stop'")
     wait_for(lambda: not any(map(ray_processes, hosts)), f"the end of {leftovers(hosts)}", NODE_SECONDS)
-    diary.say("no process of Ray is left on any host")
+    diary.say("ray stop on each worker: no process of Ray is left on any host")
 
 
 def ray_processes(host: Host) -> list[str]:
