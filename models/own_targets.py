@@ -179,11 +179,11 @@ class Laws:
                 )
 
     def check_symmetries(self, energy_B: Tensor) -> None:
-        """Particles are alike, space has no direction, and nothing pulls at the centre of mass."""
+        """Particles of a type are alike, space has no direction, and nothing pulls at the centre of mass."""
         space, x_BD = self.target.space, self.points
         assert space.particles is not None
         x_BNd = x_BD.unflatten(1, (space.particles, space.spatial_dim))
-        order = torch.randperm(space.particles, generator=torch.Generator().manual_seed(0)).roll(1)
+        order = exchanged(space)
         turn_dd = torch.linalg.qr(self.noise(space.spatial_dim, space.spatial_dim, seed=1)).Q
         images = {"permuted": x_BNd[:, order], "rotated": x_BNd @ turn_dd.T, "reflected": x_BNd * mirror(x_BNd)}
         for name, image_BNd in images.items():
@@ -192,7 +192,7 @@ class Laws:
                 raise self.broken(
                     "energies of particles stay what they are when these are permuted, rotated or reflected",
                     f"one that changes by {changed:.2g} of its size for {name} ones",
-                    "write it by their distances, or Space(dim=...) without particles",
+                    "write it by their distances, give Space(types=...), or Space(dim=...) without particles",
                 )
         score_BD = self.call("score", x_BD)
         if difference(space.project(score_BD), score_BD) > ROUNDING:
@@ -229,6 +229,17 @@ class Laws:
 def failure(error: Exception) -> str:
     """What went wrong, in one line."""
     return f"fails with {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def exchanged(space: Space) -> Tensor:
+    """An order of the particles in which those of each type have changed places, (N,)."""
+    assert space.particles is not None
+    label_N = torch.tensor(space.types or (0,) * space.particles)
+    order_N = torch.arange(space.particles)
+    for label in label_N.unique():
+        alike = (label_N == label).nonzero().flatten()
+        order_N[alike] = alike[torch.randperm(len(alike), generator=torch.Generator().manual_seed(0))].roll(1)
+    return order_N
 
 
 def mirror(x_BNd: Tensor) -> Tensor:
