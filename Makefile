@@ -15,13 +15,14 @@ dashboard: $(VENV)/ready  ## MLflow's UI on 127.0.0.1 over the same records
 	$(BIN)/python -m harness.dashboard --output $(OUTPUT) $(ARGS)
 
 test: $(VENV)/ready  ## everything but what is marked slow or cluster
-	$(BIN)/python -m pytest -m "not slow and not cluster" $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 0 -m "(ray or faults) and not slow and not cluster" $(ARGS)
 
 test-all: $(VENV)/ready  ## everything
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -n 0 -m "" $(ARGS)
 
 faults: $(VENV)/ready  ## kill studies at random moments and count what is lost
-	$(BIN)/python -m pytest -m faults $(ARGS)
+	$(BIN)/python -m pytest -n 0 -m faults $(ARGS)
 
 rehearse: $(VENV)/ready  ## a cluster's whole life on hosts made of namespaces: Linux, root, openssh-server and rsync
 	$(PIP) install -c constraints.txt -e ".[cluster]"
