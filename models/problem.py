@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.contracts import Batch, Objective, Random, SampledTarget, whole_batch
+from models.contracts import Batch, Objective, Random, SampledTarget, Target, whole_batch
 from models.controlled import ControlledSampler
 from models.estimators import (
     DataRecords,
@@ -38,6 +38,7 @@ from models.flows.diffusion import ProbabilityFlow
 from models.flows.solvers import Dopri5
 from models.generators import Sizes, model_for, model_of
 from models.made_rows import MadeRows, made_rows_of
+from models.molecules.labelling import AnyLabelling
 from models.molecules.observables import molecular_estimates, molecular_picture
 from models.objective_settings import objective_of
 from models.objectives.flow_matching import flow_matching_loss
@@ -93,7 +94,10 @@ class BoltzmannProblem:
         exact = is_exact(self.physics.target)
         n = EVALUATION_POOL
         n_train = 2 if exact else POOL_FACTOR * self.system["train_samples"]
-        return reference_samples(self.physics.target, n_train=n_train, n_validation=n, n_test=n, cache_dir=self.cache)
+        target = self.physics.target
+        if isinstance(target, AnyLabelling):  # one labelling has all of the configurations
+            target = target.molecule
+        return reference_samples(target, n_train=n_train, n_validation=n, n_test=n, cache_dir=self.cache)
 
     def points(self, split: Literal["validation", "test"]) -> Tensor:
         """The data points that every evaluation of a study shares, (samples, D) in float64."""
@@ -262,7 +266,9 @@ class BoltzmannProblem:
         if not isinstance(target, Molecule):
             return {}
         reference = self.points("test").numpy()
-        return molecular_estimates(x, target.topology, reference_mD=reference, log_weight_n=log_weight, seed=0)
+        return molecular_estimates(
+            in_order(x, target), target.topology, reference_mD=reference, log_weight_n=log_weight, seed=0
+        )
 
     def data_cost(self) -> dict[str, Any]:
         """Reference samples and the forces at one training set (energies in kT; seconds where they were made)."""
@@ -290,12 +296,17 @@ class BoltzmannProblem:
         else:
             x, energy = records["model/x"], records["model/energy"]
         if isinstance(target, Molecule):
-            shown = {"energy": energy, **molecular_picture(x, target.topology)}
+            shown = {"energy": energy, **molecular_picture(in_order(x, target), target.topology)}
             log_q = None if records is None else records.get("model/log_q")
             return shown if log_q is None else {**shown, "log_weight": -energy - log_q}
         if target.space.mean_free:
             return {"energy": energy, "distances": pair_distances(x, target.space)}
         return {"energy": energy, "x": x} if target.space.dim == 2 else {"energy": energy}
+
+
+def in_order(x: np.ndarray, target: Target) -> np.ndarray:
+    """Samples of a molecule with its atoms in the order of the topology."""
+    return _array(target.labelled(torch.from_numpy(x))) if isinstance(target, AnyLabelling) else x
 
 
 def _array(tensor: Tensor) -> np.ndarray:
