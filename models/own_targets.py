@@ -179,11 +179,11 @@ class Laws:
                 )
 
     def check_symmetries(self, energy_B: Tensor) -> None:
-        """Particles are alike, space has no direction, and nothing pulls at the centre of mass."""
+        """Particles of one type are alike, space has no direction, and nothing pulls at the centre of mass."""
         space, x_BD = self.target.space, self.points
         assert space.particles is not None
         x_BNd = x_BD.unflatten(1, (space.particles, space.spatial_dim))
-        order = torch.randperm(space.particles, generator=torch.Generator().manual_seed(0)).roll(1)
+        order = exchange_within(space.types or (0,) * space.particles)
         turn_dd = torch.linalg.qr(self.noise(space.spatial_dim, space.spatial_dim, seed=1)).Q
         images = {"permuted": x_BNd[:, order], "rotated": x_BNd @ turn_dd.T, "reflected": x_BNd * mirror(x_BNd)}
         for name, image_BNd in images.items():
@@ -229,6 +229,17 @@ class Laws:
 def failure(error: Exception) -> str:
     """What went wrong, in one line."""
     return f"fails with {type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def exchange_within(types: tuple[int, ...]) -> Tensor:
+    """An order (N,) in which the particles of each type have changed places in a ring."""
+    labels_N, generator = torch.tensor(types), torch.Generator().manual_seed(0)
+    order_N = torch.arange(len(types))
+    for label in labels_N.unique():
+        (alike_M,) = torch.where(labels_N == label)
+        ring_M = alike_M[torch.randperm(len(alike_M), generator=generator)]
+        order_N[ring_M] = ring_M.roll(1)
+    return order_N
 
 
 def mirror(x_BNd: Tensor) -> Tensor:
