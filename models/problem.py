@@ -47,7 +47,7 @@ from models.reference.fingerprint import fingerprint
 from models.reference.pivots import Molecule
 from models.reference.published import read_published
 from models.reference.samples import ReferenceSamples, reference_samples
-from models.systems import System, is_address, system_of
+from models.systems import System, is_address, system_of, with_atom_classes
 from models.targets.gaussian_mixture import GaussianMixture
 
 POOL_FACTOR = 2
@@ -77,7 +77,7 @@ class BoltzmannProblem:
             ValueError: where a user's target has become another one since the settings were made.
         """
         name, known = self.system["target"], self.system["fingerprint"]
-        system = system_of(name)
+        system = with_atom_classes(system_of(name), self.system.get("atom_classes", "distinct"))
         if is_address(name) and fingerprint(system.target) != known:
             raise ValueError(
                 f"a study keeps its energy, but {name} has another one here than where the study began; "
