@@ -11,6 +11,7 @@ studies/sample.py draws more from its model, with weights, into the file that --
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def molecule_of(problem: BoltzmannProblem) -> Molecule:
     return target
 
 
-def without_prefix(records: Columns) -> Columns:
+def without_prefix(records: Mapping[str, np.ndarray]) -> Columns:
     """The columns of the model's own samples."""
     return {name.removeprefix("model/"): column for name, column in records.items() if name.startswith("model/")}
 
