@@ -168,6 +168,18 @@ LJ55 = replace(
     batch=128,
     generated=128,
 )
+# Nobody has published these methods in the plain coordinates of a molecule: those of LJ55 in units of 0.1 nm (scores
+# are then ten times as large), which are a start and no more.
+AD2 = replace(
+    LJ55,
+    sigma_min=0.005,
+    sigma_max=0.4,
+    clip=200.0,
+    scaled=0.17,
+    pis_sigma=0.17,
+    dds_sigma=0.17,
+    bootstrap=BootstrapRecipe(prior_std=0.17, step_size=0.001),
+)
 
 
 def nearest_energy_recipe(space: Space) -> EnergyRecipe:

@@ -44,10 +44,11 @@ from models.objective_settings import objective_of
 from models.objectives.flow_matching import flow_matching_loss
 from models.problem_settings import EVALUATION_POOL, TRAINING_SEED, is_exact
 from models.reference.fingerprint import fingerprint
+from models.reference.forces import forces_at
 from models.reference.pivots import Molecule
 from models.reference.published import read_published
 from models.reference.samples import ReferenceSamples, reference_samples
-from models.systems import System, is_address, system_of
+from models.systems import System, is_address, system_of, with_atom_classes
 from models.targets.gaussian_mixture import GaussianMixture
 
 POOL_FACTOR = 2
@@ -77,7 +78,7 @@ class BoltzmannProblem:
             ValueError: where a user's target has become another one since the settings were made.
         """
         name, known = self.system["target"], self.system["fingerprint"]
-        system = system_of(name)
+        system = with_atom_classes(system_of(name), self.system.get("atom_classes", "distinct"))
         if is_address(name) and fingerprint(system.target) != known:
             raise ValueError(
                 f"a study keeps its energy, but {name} has another one here than where the study began; "
@@ -126,8 +127,7 @@ class BoltzmannProblem:
 
     def training_data(self, seed: int) -> Batch:
         x_BD = self._training_rows(seed)
-        force_BD = self.physics.target.score(x_BD.double()).to(x_BD.dtype)
-        return Batch(x_BD=x_BD, force_BD=force_BD)
+        return Batch(x_BD=x_BD, force_BD=forces_at(self.physics.target, x_BD, cache_dir=self.cache))
 
     def _training_rows(self, seed: int) -> Tensor:
         n, target = self.system["train_samples"], self.physics.target

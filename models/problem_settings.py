@@ -10,7 +10,7 @@ from typing import Any
 from models.contracts import SampledTarget, Target
 from models.reference.fingerprint import fingerprint
 from models.reference.published import read_published
-from models.systems import system_of
+from models.systems import AtomClasses, system_of, with_atom_classes
 
 TRAINING_SEED = 1_000_000_007
 """Added to a study's seed for exact draws: validation and test points are drawn with small seeds of their own."""
@@ -25,14 +25,15 @@ def system_settings(
     data: Path | None = None,
     hidden: int | None = None,
     layers: int | None = None,
+    atom_classes: AtomClasses = "distinct",
 ) -> dict[str, Any]:
     """The settings that decide what a model is trained on; part of the identity of everything trained.
 
     Args:
         target: a name or module:function. train_samples: rows of a training set. data: a published .npy file to train
-            on instead of own reference samples. hidden, layers: of the field.
+            on instead of own reference samples. hidden, layers: of the field. atom_classes: that it tells apart.
     """
-    system = system_of(target)
+    system = with_atom_classes(system_of(target), atom_classes)
     if train_samples is not None and train_samples < 2:
         raise ValueError(f"a training set needs at least two rows, got {train_samples}; write for example 2000")
     settings = {
@@ -48,6 +49,8 @@ def system_settings(
         settings["field_length"] = system.field_length
     if system.target.space.types is not None:
         settings["types"] = list(system.target.space.types)
+    if atom_classes != "distinct":
+        settings["atom_classes"] = atom_classes
     if data is not None and data.is_file():
         settings["data_sha256"] = hashlib.sha256(data.read_bytes()).hexdigest()
     elif is_exact(system.target):

@@ -9,49 +9,25 @@ from typing import Any, Literal
 
 import torch
 
-from models import energy_recipes
+from models import energy_recipes, recipes
 from models.contracts import Space, Target
 from models.energy_recipes import EnergyRecipe, nearest_energy_recipe
 from models.fields.egnn import EGNN
+from models.fields.in_units import FieldInUnits
 from models.fields.mlp import MLPField
 from models.fields.sinusoidal import SinusoidalField
+from models.molecules.classical import MolecularTarget, alanine_dipeptide
+from models.molecules.labelling import AnyLabelling
+from models.molecules.semi_empirical import SemiEmpiricalTarget, alanine_dipeptide_xtb
 from models.own_targets import check_target, failure, import_from_here
+from models.recipes import CouplingName as CouplingName
+from models.recipes import DivergenceName as DivergenceName
+from models.recipes import Recipe as Recipe
 from models.targets import dw4, gmm4, gmm40, lj13, lj55
 
-CouplingName = Literal["independent", "optimal-transport", "equivariant-optimal-transport"]
-DivergenceName = Literal["exact", "hutchinson"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Settings that suit a system, used where a study leaves them open.
-
-    Attributes:
-        train_samples: rows of a training set. evaluation_samples: points and draws of an evaluation.
-        fm_*: flow matching. fm_tail_learning_rate: of its fine-tuning. pg_*: path gradients. ml_*: maximum likelihood,
-            with the divergence and the solver steps of path gradients.
-        solver_*: of path gradients and maximum likelihood.
-        evaluation_dtype: precision that likelihoods are evaluated in.
-        budget: the largest budget of a first study.
-    """
-
-    budget: str
-    train_samples: int
-    evaluation_samples: int
-    coupling: CouplingName
-    sigma: float
-    fm_batch: int
-    fm_learning_rate: float
-    fm_tail_learning_rate: float
-    pg_batch: int
-    pg_learning_rate: float
-    pg_divergence: DivergenceName
-    pg_gradient_clip: float | None
-    ml_batch: int
-    ml_learning_rate: float
-    solver_steps: int = 15
-    solver_grading: float | None = None
-    evaluation_dtype: torch.dtype = torch.float32
+AtomClasses = Literal["distinct", "backbone"]
+ANGSTROM = 0.1
+"""nm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +37,8 @@ class System:
     Attributes:
         prior_std: standard deviation of the Gaussian base.
         lowest_energy: of the deepest minimum in kT, where it is known.
-        field_length: unit of coordinates of a field that sees them through sinusoids, None for a plain perceptron; of
-            targets in R^D with detail much finer than their width.
+        field_length: unit in which a field sees coordinates, None for that of the target. In R^D such a field has
+            sinusoids of them, for targets with detail much finer than their width.
         energy_recipe: for learning from the energy alone; None for that of the nearest built-in system.
     """
 
@@ -82,73 +58,19 @@ class System:
 
 def field_for(
     space: Space, *, hidden: int, layers: int, length: float | None = None
-) -> MLPField | SinusoidalField | EGNN:
+) -> MLPField | SinusoidalField | EGNN | FieldInUnits:
     """An untrained field: an EGNN for particles, elsewhere a perceptron, with sinusoids where it has a length."""
     if space.particles is None and length is not None:
         return SinusoidalField(space.dim, hidden, layers, length=length, output_scale=length)
     if space.particles is None:
         return MLPField(dim=space.dim, hidden=hidden, layers=layers)
-    return EGNN(space.particles, space.spatial_dim, hidden=hidden, layers=layers, types=space.types)
-
-
-# Vaitl and Klein 2025, two-dimensional experiment: 2000 training points, exact divergence, rates 1e-2 and 5e-3.
-# Maximum likelihood takes the batch and the rate of path gradients, so that the two differ in the gradient alone.
-_PLANE = Recipe(
-    budget="6s",
-    train_samples=2000,
-    evaluation_samples=2048,
-    coupling="independent",
-    sigma=0.0,
-    fm_batch=250,
-    fm_learning_rate=1e-2,
-    fm_tail_learning_rate=1e-3,
-    pg_batch=250,
-    pg_learning_rate=5e-3,
-    pg_divergence="exact",
-    pg_gradient_clip=None,
-    ml_batch=250,
-    ml_learning_rate=5e-3,
-    evaluation_dtype=torch.float64,
-)
-# Forty modes a fiftieth as wide as their spread take more points, optimal transport, and a field that resolves them.
-_GMM40 = replace(
-    _PLANE,
-    train_samples=10_000,
-    coupling="optimal-transport",
-    fm_learning_rate=1e-3,
-    fm_tail_learning_rate=1e-4,
-    pg_learning_rate=5e-4,
-)
-# Klein et al. 2023: optimal-transport batches of 256 at 5e-4, then 5e-5; maximum likelihood of DW4 in batches of 256 at
-# 5e-4.
-_DW4 = Recipe(
-    budget="60s",
-    train_samples=50_000,
-    evaluation_samples=1024,
-    coupling="optimal-transport",
-    sigma=0.01,
-    fm_batch=256,
-    fm_learning_rate=1e-3,
-    fm_tail_learning_rate=1e-4,
-    pg_batch=64,
-    pg_learning_rate=2e-4,
-    pg_divergence="hutchinson",
-    pg_gradient_clip=1.0,
-    ml_batch=256,
-    ml_learning_rate=5e-4,
-)
-# Klein et al. 2023: maximum likelihood of LJ13 in batches of 64. Its flows contract onto wells 0.1 wide and less: equal
-# steps err most at the data (studies/integration_error.py).
-_LJ13 = replace(_DW4, ml_batch=64, solver_grading=0.1)
-# LJ55 has no published maximum likelihood, which holds some gigabytes a sample here: larger batches want a memory cap.
-# Exact traces of its field are dear, so that an evaluation takes few points; a path gradient of one sample costs tens
-# of times one of LJ13, so that its batch is a quarter.
-_LJ55 = replace(_LJ13, evaluation_samples=128, pg_batch=16, ml_batch=2)
+    egnn = EGNN(space.particles, space.spatial_dim, hidden=hidden, layers=layers, types=space.types)
+    return egnn if length is None else FieldInUnits(field=egnn, length=length)
 
 
 def gmm4_system() -> System:
     """Four Gaussians in the plane."""
-    return System(target=gmm4(), hidden=64, layers=4, recipe=_PLANE, energy_recipe=energy_recipes.GMM4)
+    return System(target=gmm4(), hidden=64, layers=4, recipe=recipes.PLANE, energy_recipe=energy_recipes.GMM4)
 
 
 def gmm40_system() -> System:
@@ -157,7 +79,7 @@ def gmm40_system() -> System:
         target=gmm40(),
         hidden=128,
         layers=3,
-        recipe=_GMM40,
+        recipe=recipes.GMM40,
         prior_std=25.0,
         field_length=50.0,
         energy_recipe=energy_recipes.GMM40,
@@ -166,7 +88,7 @@ def gmm40_system() -> System:
 
 def dw4_system() -> System:
     """Four particles in the plane, every pair in a double well."""
-    return System(target=dw4(), hidden=32, layers=3, recipe=_DW4, energy_recipe=energy_recipes.DW4)
+    return System(target=dw4(), hidden=32, layers=3, recipe=recipes.DW4, energy_recipe=energy_recipes.DW4)
 
 
 def lj13_system() -> System:
@@ -175,7 +97,7 @@ def lj13_system() -> System:
         target=lj13(),
         hidden=32,
         layers=3,
-        recipe=_LJ13,
+        recipe=recipes.LJ13,
         lowest_energy=-83.089644,
         energy_recipe=energy_recipes.LJ13,
     )
@@ -187,9 +109,36 @@ def lj55_system() -> System:
         target=lj55(),
         hidden=64,
         layers=5,
-        recipe=_LJ55,
+        recipe=recipes.LJ55,
         lowest_energy=-491.641269,
         energy_recipe=energy_recipes.LJ55,
+    )
+
+
+def ad2_classical_system() -> System:
+    """Alanine dipeptide in a classical force field, in nm. The width of the data is 0.17 nm, that of the base 0.1."""
+    return _ad2_system(alanine_dipeptide(), recipes.AD2)
+
+
+@cache
+def ad2_xtb_system() -> System:
+    """The same by GFN2-xTB in water, one for all of a process, with a process for every thread of torch.
+
+    Raises:
+        ModuleNotFoundError: where tblite is missing.
+    """
+    return _ad2_system(alanine_dipeptide_xtb(processes=torch.get_num_threads()), recipes.AD2_XTB)
+
+
+def _ad2_system(target: MolecularTarget | SemiEmpiricalTarget, recipe: Recipe) -> System:
+    return System(
+        target=target,
+        hidden=64,
+        layers=5,
+        recipe=recipe,
+        prior_std=ANGSTROM,
+        field_length=ANGSTROM,
+        energy_recipe=energy_recipes.AD2,
     )
 
 
@@ -200,7 +149,7 @@ def own_system(target: Target) -> System:
         target=target,
         hidden=32 if particles else 64,
         layers=3 if particles else 4,
-        recipe=_DW4 if particles else _PLANE,
+        recipe=recipes.DW4 if particles else recipes.PLANE,
     )
 
 
@@ -210,7 +159,29 @@ NAMED: dict[str, Callable[[], System]] = {
     "dw4": dw4_system,
     "lj13": lj13_system,
     "lj55": lj55_system,
+    "ad2-classical": ad2_classical_system,
+    "ad2-xtb": ad2_xtb_system,
 }
+
+
+def with_atom_classes(system: System, classes: AtomClasses) -> System:
+    """The system for a field that tells atoms apart by these classes only.
+
+    "distinct" (Klein and Noé 2024): all but hydrogens on one carbon, which is what the energy of a molecule allows and
+    leaves every system as it is. "backbone" (Klein et al. 2023): by element, and each atom of the backbone; the energy
+    is then that of the labelling that bonds suggest, as such a field cannot know it.
+
+    Raises:
+        ValueError: where backbone classes are asked of what is no molecule.
+    """
+    target = system.target
+    if classes == "distinct" or isinstance(target, AnyLabelling):
+        return system
+    if not isinstance(target, (MolecularTarget, SemiEmpiricalTarget)):
+        raise ValueError(
+            f"backbone classes are those of a molecule's atoms, got {target.name}; leave --atom-classes out"
+        )
+    return replace(system, target=AnyLabelling(molecule=target))
 
 
 def is_address(name: str) -> bool:
@@ -226,7 +197,7 @@ def system_of(name: str) -> System:
             that breaks a law.
     """
     if name in NAMED:
-        return NAMED[name]()
+        return named_system(name)
     rule = f"a target is one of {', '.join(NAMED)} or module:function, got {name!r}"
     module_name, colon, function_name = name.partition(":")
     if not (module_name and colon and function_name):
@@ -239,6 +210,18 @@ def system_of(name: str) -> System:
         )
         raise ValueError(text) from error
     return own_system_of(name, make)
+
+
+def named_system(name: str) -> System:
+    """A built-in system.
+
+    Raises:
+        ValueError: where what it needs is not installed.
+    """
+    try:
+        return NAMED[name]()
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the target {name} needs an extra package: {error}") from error
 
 
 @cache

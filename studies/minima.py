@@ -34,7 +34,7 @@ class MinimaUnderSamples:
     """Which minima of the energy lie under a model's samples, and which under the reference data?"""
 
     target: str | None = None
-    """gmm4, gmm40, dw4, lj13, lj55, or module:function (default: the plan's, or lj13)."""
+    """gmm4, gmm40, dw4, lj13, lj55, ad2-classical, ad2-xtb, or module:function (default: the plan's, or lj13)."""
     samples: tuple[Path, ...] = ()
     """Samples of models: .npy files (rows x dim)."""
     plan: Path | None = None
@@ -58,7 +58,7 @@ class MinimaUnderSamples:
         self.check()
         plan = None if self.plan is None else TrainedPlan.read(self.plan)
         name = self.target_name(plan)
-        system, points = system_of(name), self.points(name, plan)
+        system, points = self.system(name, plan), self.points(name, plan)
         found = {title: self.descend(system, x_BD) for title, x_BD in points.items()}
         sets = [
             LevelSet(title=title, level_n=minima.energy_B.numpy(), settled_n=minima.converged_B.numpy())
@@ -102,6 +102,10 @@ class MinimaUnderSamples:
         if self.target not in (None, trained):
             raise ValueError(f"the plan was trained on {trained}, got --target {self.target}; leave --target out")
         return trained
+
+    def system(self, target: str, plan: TrainedPlan | None) -> System:
+        """That of the target, or as a plan trained on it."""
+        return system_of(target) if plan is None else build(plan.problem, cache=Path()).physics
 
     def points(self, target: str, plan: TrainedPlan | None) -> dict[str, torch.Tensor]:
         """Samples by what they are of, the reference first."""

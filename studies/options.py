@@ -13,7 +13,7 @@ from harness.session import Setting
 from harness.split import SplitPhases
 from models.objectives.flow_matching import CouplingScope
 from models.problem_settings import evaluation_settings, system_settings
-from models.systems import CouplingName, DivergenceName, System, system_of
+from models.systems import AtomClasses, CouplingName, DivergenceName, System, system_of
 
 Value = TypeVar("Value")
 
@@ -23,7 +23,7 @@ class FlowOptions(StudyOptions):
     """The system, and the hyperparameters of FM and PG; what is left out is what suits the target."""
 
     target: str = "gmm4"
-    """gmm4, gmm40, dw4, lj13, lj55, or module:function for a target of your own."""
+    """gmm4, gmm40, dw4, lj13, lj55, ad2-classical, ad2-xtb, or module:function for a target of your own."""
     train_samples: int | None = None
     """Rows of a training set (default: what suits the target)."""
     data: Path | None = None
@@ -32,6 +32,8 @@ class FlowOptions(StudyOptions):
     """Hidden size of the field."""
     layers: int | None = None
     """Layers of the field."""
+    atom_classes: AtomClasses = "distinct"
+    """Atoms of a molecule that a field tells apart: all but hydrogens on one carbon, or elements and the backbone."""
     evaluation_samples: int | None = None
     """Points of each test set and samples of each model that is judged."""
     evaluation_data: Path | None = None
@@ -69,7 +71,12 @@ class FlowOptions(StudyOptions):
         """The problem of these options and how its trials run."""
         problem: dict[str, Any] = {
             "system": system_settings(
-                self.target, train_samples=self.train_samples, data=self.data, hidden=self.hidden, layers=self.layers
+                self.target,
+                train_samples=self.train_samples,
+                data=self.data,
+                hidden=self.hidden,
+                layers=self.layers,
+                atom_classes=self.atom_classes,
             ),
             "evaluation": evaluation_settings(
                 self.target,

@@ -45,7 +45,7 @@ class TransportCost:
     """How much does a larger batch shorten the way from base to data, under each coupling?"""
 
     target: str = "lj13"
-    """gmm4, gmm40, dw4, lj13, lj55, or module:function for a target of your own."""
+    """gmm4, gmm40, dw4, lj13, lj55, ad2-classical, ad2-xtb, or module:function for a target of your own."""
     couplings: tuple[CouplingName, ...] = ()
     """Couplings to compare (default: all that suit the target)."""
     batches: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)

@@ -19,6 +19,7 @@ from models.contracts import Space
 from models.couplings import assign_particles, permute_particles
 from models.molecules.classical import MolecularTarget, alanine_dipeptide
 from models.molecules.geometry import particles_of
+from models.molecules.semi_empirical import SemiEmpiricalTarget
 from models.molecules.topology import MolecularTopology
 
 
@@ -91,7 +92,7 @@ class AnyLabelling:
         molecule: with atoms in the order of its topology.
     """
 
-    molecule: MolecularTarget
+    molecule: MolecularTarget | SemiEmpiricalTarget
     log_z: None = field(default=None, init=False)
 
     @property
@@ -101,6 +102,11 @@ class AnyLabelling:
     @property
     def topology(self) -> MolecularTopology:
         return self.molecule.topology
+
+    @property
+    def identity(self) -> str | None:
+        """The molecule's, where it has one."""
+        return getattr(self.molecule, "identity", None)
 
     @property
     def space(self) -> Space:

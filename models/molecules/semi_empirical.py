@@ -75,6 +75,13 @@ class SemiEmpiricalTarget:
         return Space(dim=3 * self.topology.atoms, particles=self.topology.atoms, types=self.topology.distinct_classes)
 
     @property
+    def identity(self) -> str:
+        """All that its energies depend on: computing them where a cache only asks for a name would take minutes."""
+        bonds = sorted(tuple(sorted(bond)) for bond in self.topology.bonds)
+        molecule = f"{''.join(self.topology.elements)} {bonds}"
+        return f"{self.pool.method} {molecule} {self.temperature} K, zero {self.energy_zero}"
+
+    @property
     def start_D(self) -> Tensor:
         """A configuration near a minimum, (D,) in float64, centre of mass at the origin."""
         return self.space.project(torch.as_tensor(self.start_N3, dtype=torch.float64).flatten())
