@@ -19,6 +19,8 @@ from harness.tuning import TUNING_SEED
 DESCRIPTION = "study.json"
 TABLES = ("stages.csv", "surface.csv", "trials.csv")
 """Of trained plans, of budget splits, and of sweeps: where their judged models are listed."""
+AGAIN = "again.csv"
+"""Of sweeps whose best points were trained again with fresh seeds."""
 MOST_NAMED = 6
 """Names that an error lists."""
 
@@ -178,6 +180,9 @@ def contenders_of(folder: Path, table: str, study: Mapping[str, Any]) -> Iterato
         yield from last_stages(TrainedPlan.read(folder), rows, metric)
     elif table == "surface.csv":
         yield from judged_cells(rows, metric)
+    elif (folder / AGAIN).is_file():
+        with (folder / AGAIN).open(newline="") as stream:
+            yield from points_trained_again(list(csv.DictReader(stream)))
     else:
         yield from swept_points(rows, study["setting"]["seeds"])
 
@@ -205,6 +210,16 @@ def swept_points(rows: Sequence[Mapping[str, str]], seeds: Sequence[int]) -> Ite
         for seed, segment in zip(seeds, row["segments"].split(), strict=True):
             title = f"point {point}, {row['steps']} steps, seed {seed}"
             yield Contender(segment=segment, seed=seed, title=title, loss=number(row["loss"]))
+
+
+def points_trained_again(rows: Sequence[Mapping[str, str]]) -> Iterator[Contender]:
+    """Models of fresh seeds, by the mean loss of their point, which no choice has flattered."""
+    losses: dict[str, list[float]] = {}
+    for row in rows:
+        losses.setdefault(row["point"], []).append(number(row["loss"]))
+    for row in rows:
+        loss, title = sum(losses[row["point"]]) / len(losses[row["point"]]), f"point {row['point']} trained again"
+        yield Contender(segment=row["segment"], seed=int(row["seed"]), title=f"{title}, seed {row['seed']}", loss=loss)
 
 
 def number(text: str | None) -> float:

@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,8 @@ from harness.plan_study import PlanComparison, PlanStudy
 from harness.session import Setting
 from harness.study import Study, StudyRun
 from harness.sweep import Sweep
+from harness.sweep_again import Again
+from harness.sweep_points import Meaning
 from harness.sweep_run import Loss, SweepRun
 from harness.trial import Placement
 
@@ -50,8 +52,7 @@ def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> st
     from harness.conclusion import conclude_study
 
     folder = options.output / study.name / study.id
-    runner = runner_of(options, folder)
-    with recorder_of(study, options, experiment) as recorder:
+    with runner_of(options, folder) as runner, recorder_of(study, options, experiment) as recorder:
         run = StudyRun(
             study,
             output=options.output,
@@ -87,8 +88,8 @@ def run_plans(study: PlanStudy | PlanComparison, options: StudyOptions, *, exper
     check_output(options.output)
     check_machine(study.setting.placement, options)
     check_problem(study.setting, study.phases, options.output)
-    runner = runner_of(options, options.output / study.name / study.id)
-    with recorder_of(study, options, experiment) as recorder:
+    folder = options.output / study.name / study.id
+    with runner_of(options, folder) as runner, recorder_of(study, options, experiment) as recorder:
         run = PlanStudyRun(study, output=options.output, runner=runner, recorder=recorder)
         return conclude(run, run.run())
 
@@ -97,15 +98,16 @@ def launch_sweep(
     sweep: Sweep,
     options: StudyOptions,
     *,
-    phase_of: Callable[[Mapping[str, Any]], Phase],
+    meaning: Meaning,
     loss: Loss,
     experiment: str,
     resamples: int,
+    again: Again | None = None,
 ) -> str:
     """Run or resume a sweep; the text to print. Arguments as for a SweepRun and its report."""
     check_output(options.output)
     check_machine(sweep.setting.placement, options)
-    check_problem(sweep.setting, [phase_of(values) for values in sweep.corners()], options.output)
+    check_problem(sweep.setting, list(meaning.phases()), options.output)
     from harness.adapters.optuna_importance import fanova
     from harness.adapters.optuna_search import OptunaSearch
     from harness.sweep_report import conclude_sweep
@@ -120,19 +122,20 @@ def launch_sweep(
         pruner=sweep.pruner,
         n_startup=sweep.startup,
         ladder=sweep.ladder,
+        acts=sweep.acts if sweep.conditional else None,
+        first=sweep.first,
     )
-    with recorder_of(sweep, options, experiment) as recorder:
-        runner = runner_of(options, folder)
+    with runner_of(options, folder) as runner, recorder_of(sweep, options, experiment) as recorder:
         run = SweepRun(
             sweep,
-            phase_of=phase_of,
+            meaning=meaning,
             loss=loss,
             search=search,
             output=options.output,
             runner=runner,
             recorder=recorder,
         )
-        return conclude_sweep(run, run.run(), share=fanova, resamples=resamples)
+        return conclude_sweep(run, run.run(), share=fanova, resamples=resamples, again=again)
 
 
 def check_output(output: Path) -> None:
@@ -207,14 +210,18 @@ def recorder_of(
         recorder.close()
 
 
-def runner_of(options: StudyOptions, folder: Path) -> Runner:
+@contextmanager
+def runner_of(options: StudyOptions, folder: Path) -> Iterator[Runner]:
+    """What runs trials; Ray starts once for all that a study asks of it."""
     if options.runner == "inline":
         from harness.adapters.inline_runner import InlineRunner
 
-        return InlineRunner()
+        yield InlineRunner()
+        return
     from harness.adapters.ray_runner import RayRunner
 
-    return RayRunner(address=options.address, concurrent=options.concurrent, folder=folder / "ray")
+    with RayRunner(address=options.address, concurrent=options.concurrent, folder=folder / "ray") as runner:
+        yield runner
 
 
 def search_factory(options: BudgetOptions, seed: int, folder: Path) -> Callable[[str, SearchSpace], Search]:

@@ -1,4 +1,4 @@
-"""Sweep: a search over settings of one phase, in which a trial is judged on rungs and hopeless ones end early.
+"""Sweep: a search over settings of a phase or a plan, in which a trial is judged on rungs and hopeless ones end early.
 
 A trial trained to one rung is a segment, and going on is the same branch, so that judging on the way costs no training.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.answers.question import Question
+from harness.conditions import Acts, is_acting
 from harness.contracts import Choice, Ladder, PrunerName, SearchSpace, SearchWithHistory, Suggestion
 from harness.identity import Settings, content_hash, plain
 from harness.plan import BranchWork, Phase
@@ -24,24 +25,29 @@ class Sweep:
     """Everything that a sweep means. Making one starts nothing.
 
     Args:
-        question: by which metric segments are judged. base: the phase whose settings are varied.
-        space: what is varied. ladder: steps at which a trial is judged.
+        question: by which metric segments are judged. base: the phase whose settings are varied, None for plans.
+        space: what is varied. ladder: steps at which a trial is judged, or multiples of the smallest budget.
         trials: points proposed in all; no part of the identity, so that a sweep can be prolonged.
         startup: random points to begin with. acts: names that act only where another one has some value, by name.
         asks: further settings that tell one sweep from another.
+        conditional: whether settings are drawn only where they act, and not only told so.
+        first: settings that the first points take. rung_names: what rungs are called, where they are not steps.
     """
 
     name: str
     question: Question
     setting: Setting
-    base: Phase
+    base: Phase | None
     space: SearchSpace
     ladder: Ladder
     trials: int
     pruner: PrunerName = "successive_halving"
     startup: int = 10
-    acts: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    acts: Acts = field(default_factory=dict)
     asks: Settings = field(default_factory=dict)
+    conditional: bool = False
+    first: tuple[Settings, ...] = ()
+    rung_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.trials < 2:
@@ -54,17 +60,21 @@ class Sweep:
     @property
     def id(self) -> str:
         value = plain(self)
-        del value["trials"]
+        del value["trials"], value["rung_names"]
+        for name in ("conditional", "first"):
+            if not value[name]:
+                del value[name]
         value["setting"] = self.setting.identity
         return content_hash(value)
 
     def acting(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of a point that make a difference to it."""
-        return {name: value for name, value in values.items() if self.is_acting(name, values)}
+        return {name: value for name, value in values.items() if is_acting(name, values, self.acts)}
 
-    def is_acting(self, name: str, values: Mapping[str, Any]) -> bool:
-        other, wanted = self.acts.get(name, ("", None))
-        return other not in values or values[other] == wanted
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """What rungs are called."""
+        return self.rung_names or tuple(f"{steps} steps" for steps in self.ladder.steps)
 
     def corners(self) -> Iterator[dict[str, Any]]:
         """Points with all ranges at one end, and every choice once: what can be checked before anything starts."""

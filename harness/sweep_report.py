@@ -11,9 +11,12 @@ from typing import Any
 from harness.answers.export import write_csv
 from harness.answers.figure_sweep import Mark, draw_history, draw_importance, draw_slices
 from harness.answers.importance import Importance, importances, verdict
+from harness.answers.pareto import Priced, draw_pareto, pareto_front
 from harness.answers.report import table
-from harness.contracts import Choice, FloatRange, IntRange, SearchSpace
+from harness.finished_study import AGAIN
 from harness.sweep import Sweep
+from harness.sweep_again import Again, again_rows, again_text, train_again
+from harness.sweep_points import neutral
 from harness.sweep_run import SweepRun, SweptPoint
 
 Share = Callable[..., Mapping[str, float]]
@@ -21,13 +24,22 @@ Share = Callable[..., Mapping[str, float]]
 SUMMARY = "summary"
 
 
-def conclude_sweep(run: SweepRun, points: Sequence[SweptPoint], *, share: Share, resamples: int) -> str:
-    """Write everything under the sweep's folder and into a summary run; the text to print."""
+def conclude_sweep(
+    run: SweepRun, points: Sequence[SweptPoint], *, share: Share, resamples: int, again: Again | None = None
+) -> str:
+    """Train the best points again where asked, write everything, also into a summary run; the text to print."""
     sweep = run.sweep
     found = importance_of(sweep, points, share=share, resamples=resamples)
     files = write_files(run, points, found)
+    further = [] if not any(priced(point) for point in points) else [front_text(run, points)]
+    (run.folder / AGAIN).unlink(missing_ok=True)  # of other points, where a sweep was prolonged
+    if again is not None:
+        trained = train_again(run, points, again)
+        write_csv(run.folder / AGAIN, again_rows(trained, again))
+        files.append(run.folder / AGAIN)
+        further.append(again_text(sweep, trained, again))
     failures = [f"failed: {result.spec.name}: {result.error}" for result in run.session.failures]
-    parts = [trial_table(sweep, points), best_text(sweep, points), importance_text(sweep, found), *failures]
+    parts = [trial_table(sweep, points), best_text(sweep, points), importance_text(sweep, found), *further, *failures]
     text = "\n\n".join(parts)
     params = {"points": len(points), "rungs": ", ".join(map(str, sweep.ladder.steps)), "pruner": sweep.pruner}
     run.recorder.start(
@@ -68,17 +80,6 @@ def importance_of(
     )
 
 
-def neutral(space: SearchSpace) -> dict[str, Any]:
-    return {name: middle(domain) for name, domain in space.items()}
-
-
-def middle(domain: FloatRange | IntRange | Choice) -> Any:
-    if isinstance(domain, Choice):
-        return domain.options[0]
-    value = math.sqrt(domain.low * domain.high) if domain.log else 0.5 * (domain.low + domain.high)
-    return round(value) if isinstance(domain, IntRange) else value
-
-
 def best_point(points: Sequence[SweptPoint]) -> SweptPoint | None:
     done = [point for point in points if point.tried.state == "finished"]
     return min(done, key=lambda point: point.rungs[-1].loss if point.rungs else math.inf, default=None)
@@ -93,7 +94,7 @@ def best_text(sweep: Sweep, points: Sequence[SweptPoint]) -> str:
     return (
         f"best: point {best.tried.number}: {settings}\n"
         f"{sweep.question.metric.title} {last.loss:.4g} on validation points, {last.test_loss:.4g} on test points, "
-        f"after {last.steps} steps, mean of {seeds} seed{'' if seeds == 1 else 's'}. It was chosen by the validation "
+        f"after {sweep.rungs[-1]}, mean of {seeds} seed{'' if seeds == 1 else 's'}. It was chosen by the validation "
         "points as the best of many, so train it with fresh seeds before comparing it"
     )
 
@@ -101,7 +102,7 @@ def best_text(sweep: Sweep, points: Sequence[SweptPoint]) -> str:
 def trial_table(sweep: Sweep, points: Sequence[SweptPoint]) -> str:
     """Every point with its state, settings, and the loss at each rung that it reached."""
     steps = sweep.ladder.steps
-    header = ["point", "state", *sweep.space, *(f"at {n}" for n in steps), "device-s"]
+    header = ["point", "state", *sweep.space, *(f"at {name}" for name in sweep.rungs), "device-s"]
     rows = []
     for point in points:
         acting = sweep.acting(point.tried.values)
@@ -111,7 +112,7 @@ def trial_table(sweep: Sweep, points: Sequence[SweptPoint]) -> str:
         rows.append([str(point.tried.number), point.tried.state, *settings, *cells, f"{point.device_seconds:.3g}"])
     states = [point.tried.state for point in points]
     count = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    legend = f"{sweep.question.metric.title} on validation points after so many steps; {count}"
+    legend = f"{sweep.question.metric.title} on validation points; {count}"
     return "\n".join([table(header, rows), legend])
 
 
@@ -120,7 +121,7 @@ def importance_text(sweep: Sweep, found: Sequence[Importance]) -> str:
         return verdict(found)
     rows = [[one.name, f"{one.share:.2f} [{one.lo:.2f}, {one.hi:.2f}]", f"{one.chance:.2f}"] for one in found]
     legend = (
-        f"share of the variance of ranks at the first rung ({sweep.ladder.steps[0]} steps), which every trial reached; "
+        f"share of the variance of ranks at the first rung ({sweep.rungs[0]}), which every trial reached; "
         f"[ ] 95 % bootstrap interval over n = {found[0].n} trials; chance: 95 % of shuffled results stay below"
     )
     return "\n".join([table(["setting", "importance", "chance"], rows), legend, verdict(found)])
@@ -140,9 +141,35 @@ def write_files(run: SweepRun, points: Sequence[SweptPoint], found: Sequence[Imp
     history, slices, bars = (folder / name for name in ("history.png", "slices.png", "importance.png"))
     marks = [mark_of(sweep, point) for point in points]
     draw_history(history, marks, title=title)
-    draw_slices(slices, marks, list(sweep.space), title=title, steps=sweep.ladder.steps[0])
+    draw_slices(slices, marks, list(sweep.space), title=title, rung=sweep.rungs[0])
     draw_importance(bars, found)
-    return [trials, shares, history, slices, bars]
+    files = [trials, shares, history, slices, bars]
+    if judged := [one for point in points for one in priced(point)]:
+        files.append(folder / "pareto.png")
+        draw_pareto(files[-1], judged, title=title, currency=currency_of(run))
+    return files
+
+
+def priced(point: SweptPoint) -> list[Priced]:
+    """A point on every rung that it was judged on, where rungs have a cost."""
+    return [
+        Priced(name=f"{point.tried.number} on rung {number}", cost=rung.cost, loss=rung.loss)
+        for number, rung in enumerate(point.rungs, start=1)
+        if rung.cost is not None
+    ]
+
+
+def currency_of(run: SweepRun) -> str:
+    return run.meaning.currency
+
+
+def front_text(run: SweepRun, points: Sequence[SweptPoint]) -> str:
+    """The Pareto front of loss against cost, over all points and rungs."""
+    judged = [one for point in points for one in priced(point)]
+    title, currency = run.sweep.question.metric.title, currency_of(run)
+    rows = [[one.name, f"{one.cost:.3g}", f"{one.loss:.4g}"] for one in pareto_front(judged)]
+    legend = f"Pareto front of n = {len(judged)} judged models: none is as cheap and better, on validation points"
+    return "\n".join([table(["point", f"cost / {currency}", title], rows), legend])
 
 
 def rung_rows(sweep: Sweep, point: SweptPoint) -> list[dict[str, Any]]:
@@ -159,6 +186,7 @@ def rung_rows(sweep: Sweep, point: SweptPoint) -> list[dict[str, Any]]:
     return [
         start
         | {"steps": rung.steps, "loss": rung.loss, "test_loss": rung.test_loss}
+        | ({} if rung.cost is None else {"cost": rung.cost, "stages": rung.stages})
         | {"segments": " ".join(rung.segments[seed] for seed in sweep.setting.seeds)}
         | end
         for rung in point.rungs

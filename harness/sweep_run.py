@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from harness.contracts import Point, Recorder, Runner, SearchWithHistory, Suggestion, Tried
 from harness.judging import Split
-from harness.plan import Branch, BranchWork, Phase, Stop
+from harness.plan import BranchWork
 from harness.progress import Progress
 from harness.session import Session
+from harness.split import Prices
 from harness.sweep import Sweep, SweepSource
+from harness.sweep_points import Meaning
 from harness.trial import TrialSpec
 from models.estimators import Estimate
 
@@ -27,12 +29,19 @@ Loss = Callable[[Mapping[str, Estimate]], float]
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedRung:
-    """A point at one rung: mean loss over seeds, on validation and on test points; its segments by seed."""
+    """A point at one rung: mean loss over seeds, on validation and on test points; its segments by seed.
+
+    Attributes:
+        steps: of the ladder. cost: of one seed, alone, at recorded prices; None where rungs are steps.
+        stages: of a plan, with their steps.
+    """
 
     steps: int
     loss: float
     test_loss: float
     segments: Mapping[int, str]
+    cost: float | None = None
+    stages: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +61,7 @@ class SweepRun:
     """One run, or resumption, of a sweep.
 
     Args:
-        phase_of: the phase that a point means. loss: what is minimised. search: keeps its points on disk.
+        meaning: what a point is in training. loss: what is minimised. search: keeps its points on disk.
         output: folder of results; holds the store that all studies share. runner, recorder: adapters.
     """
 
@@ -60,7 +69,7 @@ class SweepRun:
         self,
         sweep: Sweep,
         *,
-        phase_of: Callable[[Mapping[str, Any]], Phase],
+        meaning: Meaning,
         loss: Loss,
         search: SearchWithHistory,
         output: Path,
@@ -69,12 +78,14 @@ class SweepRun:
         progress: Progress | None = None,
     ) -> None:
         self.sweep = sweep
-        self.phase_of, self.loss, self.search, self.recorder = phase_of, loss, search, recorder
+        self.meaning, self.loss, self.search, self.recorder = meaning, loss, search, recorder
         self.session = Session(sweep, output=output, runner=runner, progress=progress)
         self.folder = self.session.folder
 
     def run(self) -> tuple[SweptPoint, ...]:
         """Train and judge what the store and the search lack; every point of the sweep."""
+        if calibration := self.session.calibration(self.meaning.priced()):
+            self.session.run(iter([calibration]))
         source = SweepSource(
             self.search,
             steps=self.sweep.ladder.steps,
@@ -88,8 +99,13 @@ class SweepRun:
         self.session.run_source(source)
         points = self.points()
         for point in points:
-            self._record(point)
+            self.record(point)
         return points
+
+    @cached_property
+    def prices(self) -> Prices:
+        """What steps cost, where budgets mean steps."""
+        return self.session.prices(self.meaning.priced())
 
     def points(self) -> tuple[SweptPoint, ...]:
         """What is known of every point that was drawn."""
@@ -102,30 +118,39 @@ class SweepRun:
             if any(self.session.is_missing(work) for work in works):
                 break
             loss, test_loss = (self.mean_loss(suggestion, number, split) for split in SPLITS)
-            segments = {work.branch.seed: work.segments[-1].hash for work in works}
-            rungs.append(JudgedRung(steps=steps, loss=loss, test_loss=test_loss, segments=segments))
+            cost = self.meaning.cost(tried.values, number, self.prices)
+            rungs.append(
+                JudgedRung(
+                    steps=steps,
+                    loss=loss,
+                    test_loss=test_loss,
+                    segments=self.judged(suggestion, number),
+                    cost=cost,
+                    stages=self.meaning.stages(tried.values, number, self.prices),
+                )
+            )
         return SweptPoint(tried=tried, rungs=tuple(rungs), device_seconds=self._spent(suggestion))
 
     def works(self, suggestion: Suggestion, rung: int) -> tuple[BranchWork, ...]:
-        """A branch of every seed with a stop at each rung up to this one (counted from 1)."""
-        phase = self.phase_of(suggestion.values)
-        stops = tuple(Stop(steps=steps) for steps in self.sweep.ladder.steps[:rung])
-        setting = self.sweep.setting
-        return tuple(
-            BranchWork(branch=Branch(parent=setting.root(seed), phase=phase, seed=seed), stops=stops)
-            for seed in setting.seeds
-        )
+        """The branches of every seed up to a rung (counted from 1)."""
+        seeds = self.sweep.setting.seeds
+        return tuple(w for seed in seeds for w in self.meaning.works(suggestion.values, rung, seed, self.prices))
+
+    def judged(self, suggestion: Suggestion, rung: int) -> dict[int, str]:
+        """The segment that is judged on a rung (counted from 1), by seed."""
+        return {work.branch.seed: work.segments[-1].hash for work in self.works(suggestion, rung)}
 
     def mean_loss(self, suggestion: Suggestion, rung: int, split: Split) -> float:
         """Mean over seeds of the loss at a rung (counted from 1), infinite where a seed diverged."""
-        found = []
-        for work in self.works(suggestion, rung):
-            value = self.loss(self.session.judgement.estimates(work.segments[-1].hash, split))
-            found.append(value if math.isfinite(value) else math.inf)
-        return float(np.mean(found))
+        return float(np.mean([self.loss_of(segment, split) for segment in self.judged(suggestion, rung).values()]))
+
+    def loss_of(self, segment: str, split: Split) -> float:
+        """The loss of a judged segment, infinite where it diverged."""
+        value = self.loss(self.session.judgement.estimates(segment, split))
+        return value if math.isfinite(value) else math.inf
 
     def _spec(self, suggestion: Suggestion, rung: int, works: tuple[BranchWork, ...]) -> TrialSpec:
-        name = f"point {suggestion.number} to {self.sweep.ladder.steps[rung - 1]} steps"
+        name = f"point {suggestion.number} to {self.sweep.rungs[rung - 1]}"
         return self.session.spec(name, self.sweep.setting.seeds[0], works=works)
 
     def _changed(self, suggestion: Suggestion) -> None:
@@ -133,49 +158,62 @@ class SweepRun:
         point = self.point(tried)
         if point.rungs:
             rung = point.rungs[-1]
-            text = f"point {tried.number}: {self.sweep.question.metric.title} {rung.loss:.4g} at {rung.steps} steps"
+            name = self.sweep.rungs[len(point.rungs) - 1]
+            text = f"point {tried.number}: {self.sweep.question.metric.title} {rung.loss:.4g} at {name}"
             self.session.progress.note(text if tried.state == "open" else f"{text}, {tried.state}")
-        self._record(point)
+        self.record(point)
 
     def _spent(self, suggestion: Suggestion) -> float:
-        last = self.sweep.ladder.steps[-1]
-        works = self.works(suggestion, 1)
-        events = [event for work in works for event in self.session.store.events(work.branch, up_to=last)]
+        rungs = range(1, len(self.sweep.ladder.steps) + 1)
+        lasts: dict[str, BranchWork] = {}
+        for work in (work for rung in rungs for work in self.works(suggestion, rung)):
+            known = lasts.setdefault(work.branch.hash, work)
+            if work.stops[-1].steps > known.stops[-1].steps:
+                lasts[work.branch.hash] = work
+        events = [
+            event
+            for work in lasts.values()
+            for event in self.session.store.events(work.branch, up_to=work.stops[-1].steps)
+        ]
         return self.sweep.setting.placement.workers * sum(event.values.get("wall_seconds", 0.0) for event in events)
 
     # records
 
-    def _record(self, point: SweptPoint) -> None:
-        """Bring the tracker's run of a point up to date with the store."""
+    def record(self, point: SweptPoint, further: Sequence[Point] = ()) -> None:
+        """Bring the tracker's run of a point up to date with the store. Args: further: numbers of it."""
         tried, key = point.tried, f"point{point.tried.number}"
         params = {"number": tried.number, **self.sweep.acting(tried.values)}
         tags = {"state": tried.state, "rungs": str(len(point.rungs))}
         self.recorder.start(key, name=f"point {tried.number}", params=params, tags=tags)
         suggestion = Suggestion(number=tried.number, values=tried.values)
         points: list[Point] = []
-        for work in self.works(suggestion, len(self.sweep.ladder.steps)):
-            points += self._training_points(work)
-        for number, rung in enumerate(point.rungs, start=1):
-            points += self._judged_points(self.works(suggestion, number), rung)
-        self.recorder.record(key, points)
+        for number in range(1, len(self.sweep.ladder.steps) + 1):
+            for work in self.works(suggestion, number):
+                points += self._training_points(work, number)
+        for rung in point.rungs:
+            points += self._judged_points(rung)
+        points += further
+        self.recorder.record(key, list({(p.metric, p.step): p for p in points}.values()))
         if tried.state != "open":
             self.recorder.finish(key, "failed" if tried.state == "failed" else "finished")
 
-    def _training_points(self, work: BranchWork) -> list[Point]:
-        prefix = f"train/seed{work.branch.seed}_"
+    def _training_points(self, work: BranchWork, rung: int) -> list[Point]:
+        prefix = f"train/{self.meaning.label(work, rung)}seed{work.branch.seed}_"
         return [
             Point(metric=prefix + name, value=value, step=event.step, timestamp=event.timestamp)
             for event in self.session.store.events(work.branch, up_to=work.stops[-1].steps)
             for name, value in event.values.items()
         ]
 
-    def _judged_points(self, works: tuple[BranchWork, ...], rung: JudgedRung) -> list[Point]:
+    def _judged_points(self, rung: JudgedRung) -> list[Point]:
         judgement = self.session.judgement
         known = self.session.store.evaluation(next(iter(rung.segments.values())), judgement.evaluation) or {}
         values = {"sweep/loss": rung.loss, "sweep/test_loss": rung.test_loss}
-        for work in works:
+        if rung.cost is not None:
+            values["sweep/cost"] = rung.cost
+        for seed, segment in rung.segments.items():
             for split in SPLITS:
-                estimates = judgement.estimates(work.segments[-1].hash, split)
-                values |= {f"{split}/seed{work.branch.seed}_{name}": e.value for name, e in estimates.items()}
+                estimates = judgement.estimates(segment, split)
+                values |= {f"{split}/seed{seed}_{name}": e.value for name, e in estimates.items()}
         timestamp = known.get("timestamp", 0.0)
         return [Point(metric=m, value=v, step=rung.steps, timestamp=timestamp) for m, v in values.items()]

@@ -179,11 +179,11 @@ class Laws:
                 )
 
     def check_symmetries(self, energy_B: Tensor) -> None:
-        """Particles of one type are alike, space has no direction, and nothing pulls at the centre of mass."""
+        """Particles of a type are alike, space has no direction, and nothing pulls at the centre of mass."""
         space, x_BD = self.target.space, self.points
         assert space.particles is not None
         x_BNd = x_BD.unflatten(1, (space.particles, space.spatial_dim))
-        order = exchange_within(space.types or (0,) * space.particles)
+        order = exchanged(space)
         turn_dd = torch.linalg.qr(self.noise(space.spatial_dim, space.spatial_dim, seed=1)).Q
         images = {"permuted": x_BNd[:, order], "rotated": x_BNd @ turn_dd.T, "reflected": x_BNd * mirror(x_BNd)}
         for name, image_BNd in images.items():
@@ -192,7 +192,7 @@ class Laws:
                 raise self.broken(
                     "energies of particles stay what they are when these are permuted, rotated or reflected",
                     f"one that changes by {changed:.2g} of its size for {name} ones",
-                    "write it by their distances, or Space(dim=...) without particles",
+                    "write it by their distances, give Space(types=...), or Space(dim=...) without particles",
                 )
         score_BD = self.call("score", x_BD)
         if difference(space.project(score_BD), score_BD) > ROUNDING:
@@ -231,14 +231,14 @@ def failure(error: Exception) -> str:
     return f"fails with {type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def exchange_within(types: tuple[int, ...]) -> Tensor:
-    """An order (N,) in which the particles of each type have changed places in a ring."""
-    labels_N, generator = torch.tensor(types), torch.Generator().manual_seed(0)
-    order_N = torch.arange(len(types))
-    for label in labels_N.unique():
-        (alike_M,) = torch.where(labels_N == label)
-        ring_M = alike_M[torch.randperm(len(alike_M), generator=generator)]
-        order_N[ring_M] = ring_M.roll(1)
+def exchanged(space: Space) -> Tensor:
+    """An order of the particles in which those of each type have changed places, (N,)."""
+    assert space.particles is not None
+    label_N = torch.tensor(space.types or (0,) * space.particles)
+    order_N = torch.arange(space.particles)
+    for label in label_N.unique():
+        alike = (label_N == label).nonzero().flatten()
+        order_N[alike] = alike[torch.randperm(len(alike), generator=torch.Generator().manual_seed(0))].roll(1)
     return order_N
 
 

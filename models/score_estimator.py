@@ -102,6 +102,7 @@ def estimate_score(
     noise: Iterable[Tensor],
     *,
     form: Form = "weighted",
+    blend: float | None = None,
     bytes_at_once: int | None = None,
 ) -> ScoreEstimate:
     """S_K at each row of x, without a graph; energies and scores are called once for each of the B x K points.
@@ -114,13 +115,20 @@ def estimate_score(
             projected to the space, so the points stay mean-free where x is.
         form: "weighted" is S_K. For ablation only: "ratio" differentiates the Gaussian kernel instead of the energy,
             sum_k w_k (y_k - x) / h, and "jensen" moves the logarithm inside, -mean_k E(y_k) (y_k - x) / h.
+        blend: a length, or None. Then each term of S_K is (1 - kappa) s(y_k) + kappa (y_k - x) / h with
+            kappa = h / (h + blend^2), which goes from S_K to the ratio form where noise grows wider than the length
+            (De Bortoli et al. 2024). Of one Gaussian of that width every term is the exact score.
         bytes_at_once: bound on intermediate values, by default that of the device.
 
     Raises:
-        ValueError: for an unknown form, or no noise at all.
+        ValueError: for an unknown form, a blend of another form than S_K, or no noise at all.
     """
     if form not in get_args(Form):
         raise ValueError(f"a form is one of {', '.join(get_args(Form))}, got {form!r}; write form='weighted'")
+    if blend is not None and (form != "weighted" or not blend > 0.0):
+        raise ValueError(
+            f"S_K (form='weighted') is blended over a positive length, got {blend} and form={form!r}; write blend=0.5"
+        )
     rows = rows_at_once(target, x_BD, bytes_at_once)
     deviation_B11 = variance.to(x_BD).reshape(-1, 1, 1).sqrt()
     average, samples = _BoltzmannAverage(x_BD, plain=form == "jensen"), 0
@@ -132,7 +140,8 @@ def estimate_score(
         energy_M, score_MD = _evaluate(target, y_MD, rows, with_score=form == "weighted")
         energy_BK = energy_M.unflatten(0, unit_BKD.shape[:2])
         if form == "weighted":
-            average.add(energy_BK, score_MD.unflatten(0, energy_BK.shape))
+            score_BKD = score_MD.unflatten(0, energy_BK.shape)
+            average.add(energy_BK, score_BKD if blend is None else blended(score_BKD, unit_BKD, deviation_B11, blend))
         elif form == "ratio":
             average.add(energy_BK, unit_BKD / deviation_B11)
         else:
@@ -151,6 +160,12 @@ def estimate_score(
             declared_flops=(calls + forces) * target.energy_flops,
         ),
     )
+
+
+def blended(score_BKD: Tensor, unit_BKD: Tensor, deviation_B11: Tensor, length: float) -> Tensor:
+    """(1 - kappa) score + kappa unit / deviation with kappa = deviation^2 / (deviation^2 + length^2), (B, K, D)."""
+    width_B11 = deviation_B11.square() + length**2
+    return (score_BKD * (length**2 / width_B11)).add_(unit_BKD * (deviation_B11 / width_B11))
 
 
 class _BoltzmannAverage:

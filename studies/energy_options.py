@@ -32,6 +32,8 @@ class EnergyOptions(FlowOptions):
     """Its learning rate."""
     dem_clip: float | None = None
     """Largest norm of an estimated score, of every particle or of the whole row."""
+    dem_blend: float | None = None
+    """Length over which the estimate goes over to its ratio form, the width of a mode (default: never)."""
     dem_gradient_clip: float | None = None
     """Largest norm of its gradient."""
     dem_ema_decay: float | None = None
@@ -126,6 +128,7 @@ class EnergyOptions(FlowOptions):
             "clip": {"norm": given(self.dem_clip, recipe.clip), "of": recipe.clip_of},
             "weighting": recipe.weighting,
             **({} if recipe.variance_offset is None else {"variance_offset": recipe.variance_offset}),
+            **({} if self.dem_blend is None else {"blend": self.dem_blend}),
             "data": {"from": "none"},
         }
         if replay:

@@ -21,6 +21,7 @@ from harness.contracts import Choice, FloatRange, IntRange, Ladder, PrunerName
 from harness.launch import launch_sweep
 from harness.plan import Phase
 from harness.sweep import Sweep
+from harness.sweep_points import OnePhase
 from models.estimators import Estimate
 from models.systems import System, system_of
 from studies.energy_options import EnergyOptions
@@ -202,10 +203,11 @@ class NoiseSchedule(EnergyOptions):
         return lambda estimates: metric.loss(estimates[metric.name].value)
 
     def execute(self) -> str:
+        sweep = self.sweep()
         return launch_sweep(
-            self.sweep(),
+            sweep,
             self,
-            phase_of=self.phase_of,
+            meaning=OnePhase(sweep=sweep, phase_of=self.phase_of),
             loss=self.loss(),
             experiment=f"noise_schedule {self.target}",
             resamples=self.resamples,

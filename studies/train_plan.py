@@ -20,29 +20,26 @@ from dataclasses import dataclass
 from harness.budget import Budget
 from harness.cli import conclude
 from harness.launch import launch_plan
-from harness.plan import Optimiser, Phase
+from harness.plan import Phase
 from harness.plan_study import PlanStudy, Stage
 from harness.until import Plateau
 from models.systems import system_of
-from studies.energy_options import FROM_ENERGY, EnergyOptions, energy_question
-from studies.options import given, question_for
+from studies.energy_options import FROM_ENERGY, energy_question
+from studies.options import question_for
+from studies.plan_options import PlanOptions
 
 PLATEAU = "plateau:"
 MOST_STEPS = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPlan(EnergyOptions):
+class TrainPlan(PlanOptions):
     """What does each stage of one plan buy? Phases: fm, fm_tail, pg, ml, idem, pdem, pis, dds, fab, fm_own, pg_own."""
 
     stages: tuple[str, ...] = ("fm=5s", "pg=5s")
     """Stages in order, each phase=budget, phase=steps or phase=plateau:GAIN (until an octave gains less)."""
     judge_last: int | None = None
     """Judge the models of so many of the last stages only (default: of all, and the untrained one)."""
-    ml_learning_rate: float | None = None
-    """Learning rate of maximum likelihood (ML)."""
-    ml_batch: int | None = None
-    """Global batch size of ML; its memory grows with the solver's steps, see --memory-cap-gib."""
 
     def study(self) -> PlanStudy:
         """The study that the options ask for. Starts nothing."""
@@ -58,23 +55,6 @@ class TrainPlan(EnergyOptions):
             stages=stages,
             judge_last=self.judge_last,
         )
-
-    def likelihood_phase(self) -> Phase:
-        """ML, in the divergence and the solver steps of PG."""
-        recipe = system_of(self.target).recipe
-        objective = {
-            "kind": "maximum_likelihood",
-            "divergence": given(self.divergence, recipe.pg_divergence),
-            **self.solver_settings(),
-        }
-        rate = given(self.ml_learning_rate, recipe.ml_learning_rate)
-        batch = given(self.ml_batch, recipe.ml_batch)
-        return Phase(name="ml", objective=objective, optimiser=Optimiser(learning_rate=rate), batch=batch)
-
-    def named_phases(self) -> dict[str, Phase]:
-        """Every phase that a stage of a plan can name."""
-        from_data = {phase.name: phase for phase in (*self.phases().all, self.likelihood_phase())}
-        return {**from_data, **self.energy_phases()}
 
     def execute(self) -> str:
         return launch_plan(self.study(), self, experiment=f"train_plan {self.target}")

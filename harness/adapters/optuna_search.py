@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from harness.conditions import Acts, is_acting
 from harness.contracts import (
     Choice,
     FloatRange,
@@ -50,6 +52,8 @@ class OptunaSearch:
         seed: of the draws. storage: the journal file, made if absent; one process writes at a time.
         pruner: rule that stops hopeless trials early. n_startup: random points (and unpruned trials) to begin with.
         ladder: the steps at which trials report, which halving needs to know; None leaves them to Optuna's guess.
+        acts: settings that are drawn only where another one, which comes before them in the space, has some value.
+        first: settings that the first points take, the rest of each being drawn; one a point.
 
     Raises:
         ValueError: for a space that cannot be searched, or when the storage holds this name under other rules.
@@ -66,7 +70,10 @@ class OptunaSearch:
         pruner: PrunerName = "none",
         n_startup: int = 10,
         ladder: Ladder | None = None,
+        acts: Acts | None = None,
+        first: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        self._acts, self._first = acts or {}, tuple(first)
         self._name, self._space, self._trials, self._seed, self._n_startup = name, dict(space), trials, seed, n_startup
         self._distributions = {key: distribution_of(key, domain) for key, domain in space.items()}
         # Optuna greets every study and trial on the console, where the study has its own lines.
@@ -75,8 +82,9 @@ class OptunaSearch:
         self._study = optuna.create_study(
             study_name=name, storage=self._storage, pruner=_pruner(pruner, n_startup, ladder), load_if_exists=True
         )
-        rules = [space, seed, pruner, n_startup]
-        self._keep_rules(content_hash(rules if ladder is None else [*rules, ladder]), storage)
+        further = [{"acts": self._acts, "first": self._first}] if self._acts or self._first else []
+        rules = [space, seed, pruner, n_startup, *([] if ladder is None else [ladder]), *further]
+        self._keep_rules(content_hash(rules), storage)
         self._prunes = pruner != "none"
         self._open: dict[int, Trial] = {}
         self._again = [trial.number for trial in self._all() if not trial.state.is_finished()]
@@ -134,10 +142,11 @@ class OptunaSearch:
         if trial.state is TrialState.PRUNED:
             state = "pruned"
         # A process killed while it drew a point leaves some of it open: it is drawn to its end when it is asked again.
-        drawn = self._space.keys() <= trial.params.keys()
+        values = self._decoded(trial.params)
+        drawn = all(key in values or not is_acting(key, values, self._acts) for key in self._space)
         return Tried(
             number=trial.number,
-            values=self._decoded(trial.params) if drawn else {},
+            values=values if drawn else {},
             state=state if trial.state.is_finished() else "open",
             reported=dict(trial.intermediate_values),
             value=value,
@@ -150,8 +159,9 @@ class OptunaSearch:
         self._study.sampler = self._sampler(number, "")
         _ = trial.relative_params
         for key, domain in self._distributions.items():
-            self._study.sampler = self._sampler(number, key)
-            _suggest(trial, key, domain)
+            if is_acting(key, self._decoded(trial.params), self._acts):
+                self._study.sampler = self._sampler(number, key)
+                _suggest(trial, key, domain)
         return Suggestion(number=number, values=self._decoded(trial.params))
 
     def _trial(self, number: int) -> Trial:
@@ -161,14 +171,30 @@ class OptunaSearch:
             self._open[number] = Trial(self._study, self._id(number)) if known else self._study.ask()
         return self._open[number]
 
-    def _sampler(self, number: int, parameter: str) -> optuna.samplers.TPESampler:
+    def _sampler(self, number: int, parameter: str) -> optuna.samplers.BaseSampler:
         seed = derived_seed(self._seed, self._name, number, parameter) % 2**32
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=self._n_startup, multivariate=True, constant_liar=True
-        )
+        with warnings.catch_warnings():  # that groups and fixed settings may change in Optuna
+            warnings.simplefilter("ignore")
+            sampler = optuna.samplers.TPESampler(
+                seed=seed,
+                n_startup_trials=self._n_startup,
+                multivariate=True,
+                group=bool(self._acts),
+                constant_liar=True,
+            )
+            if number >= len(self._first):
+                return sampler
+            return optuna.samplers.PartialFixedSampler(self._stored(self._first[number]), sampler)
+
+    def _stored(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: labels_of(domain)[domain.options.index(values[key])] if isinstance(domain, Choice) else values[key]
+            for key, domain in self._space.items()
+            if key in values
+        }
 
     def _decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: _decode(domain, params[key]) for key, domain in self._space.items()}
+        return {key: _decode(domain, params[key]) for key, domain in self._space.items() if key in params}
 
     def _known(self, number: int) -> FrozenTrial:
         trials = self._all()

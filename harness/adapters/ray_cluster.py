@@ -80,7 +80,7 @@ def check_shared(folder: Path) -> None:
     if blind:
         raise ValueError(
             f"the study's folder must be on storage that all nodes share, got {folder}, which {', '.join(blind)} "
-            "cannot see; write --folder with a folder on a shared file system"
+            "cannot see; write --output with a folder on a shared file system"
         )
 
 

@@ -48,14 +48,20 @@ class RayRunner:
         self.max_failures = max_failures
         self.worker = worker
         self._session: RaySession | None = None
+        self._kept = False
 
     def __enter__(self) -> RayRunner:
-        self._session = open_session(self.address, self.folder)
+        """Keep Ray from the first run that needs it until the end of the block; else every run starts its own."""
+        self._kept = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._kept = False
+        self._stop()
+
+    def _stop(self) -> None:
         session, self._session = self._session, None
         if session is not None:
             session.stop()
@@ -81,12 +87,13 @@ class RayRunner:
 
     @contextmanager
     def _opened(self) -> Iterator[RaySession]:
-        if self._session is not None:
+        if self._session is None:
+            self._session = open_session(self.address, self.folder)
+        try:
             yield self._session
-            return
-        with self:
-            assert self._session is not None
-            yield self._session
+        finally:
+            if not self._kept:
+                self._stop()
 
     def _tune(self, trials: Trials, interruption: Interruption) -> None:
         state = self.folder / "ray"

@@ -60,7 +60,7 @@ def draw_history(path: Path, marks: Sequence[Mark], *, title: str) -> None:
 
 
 @styled
-def draw_slices(path: Path, marks: Sequence[Mark], names: Sequence[str], *, title: str, steps: int) -> None:
+def draw_slices(path: Path, marks: Sequence[Mark], names: Sequence[str], *, title: str, rung: str) -> None:
     """The loss at the first rung, which all trials share, against each setting."""
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
@@ -71,7 +71,7 @@ def draw_slices(path: Path, marks: Sequence[Mark], names: Sequence[str], *, titl
         axis.set_visible(False)
     for axis in axes[::columns]:
         axis.set_ylabel(title)
-    finish(figure, path, f"Loss after {steps} steps, on the rung that every trial reached, where the setting acts.")
+    finish(figure, path, f"Loss after {rung}, on the rung that every trial reached, where the setting acts.")
 
 
 def slice_of(axis: Axes, marks: Sequence[Mark], name: str) -> None:

@@ -61,6 +61,8 @@ class DenoisingEnergyMatching:
         weighting: lambda(tau) = 1, or "variance": h(tau) + variance_offset, as the published code weights mixtures.
         variance_offset: length units squared.
         form: of the estimate; others than "weighted" for ablation only.
+        blend: length over which the estimate goes over to the ratio form, see `estimate_score`. Without it S_K is
+            biased by a multiple of the score where noise is much wider than a mode, whatever K is affordable.
     """
 
     needs_force: ClassVar[bool] = False
@@ -75,10 +77,15 @@ class DenoisingEnergyMatching:
     clip: Clip | None
     weighting: Weighting = "one"
     form: Form = "weighted"
+    blend: float | None = None
     variance_offset: float = VARIANCE_OFFSET
 
     def __post_init__(self) -> None:
         require_samples(self.samples)
+        if self.blend is not None and not self.blend > 0.0:
+            raise ValueError(
+                f"estimates are blended over a positive length, got blend={self.blend}; write the width of a mode"
+            )
         if self.start not in ("batch", "prior"):
             raise ValueError(
                 f"clean rows come from the 'batch' or from the 'prior', got start={self.start!r}; write start='batch'"
@@ -115,7 +122,7 @@ class DenoisingEnergyMatching:
         h_B = self.schedule.h(tau_B)
         x_BD = x0_BD + h_B.sqrt().unsqueeze(1) * space.project(random.normal(dim, like=clean_BD))
         noise = _stream(random, self.samples, x_BD)
-        estimate = estimate_score(self.target, x_BD, h_B, noise, form=self.form)
+        estimate = estimate_score(self.target, x_BD, h_B, noise, form=self.form, blend=self.blend)
         score_BD = estimate.score_BD if self.clip is None else self.clip(estimate.score_BD, space)
         weight_B = h_B + self.variance_offset if self.weighting == "variance" else torch.ones_like(h_B)
         weight_B = weight_B * (estimate.usable_B > 0)

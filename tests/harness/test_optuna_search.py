@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import signal
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from harness.adapters.optuna_journal import best_before
 from harness.adapters.optuna_search import OptunaSearch
 from harness.contracts import Choice, FloatRange, IntRange, PrunerName, SearchSpace
 from tests.laws.search_laws import SearchLaws, run, score
@@ -42,6 +44,89 @@ class TestOptunaSearch(SearchLaws):
             and values["width"] in range(8, 65)
             and values["layers"] in ((64, 64), [32], None, "none")
         )
+
+
+CONDITIONAL: SearchSpace = {
+    "plan": Choice(options=("a", "b", "a,b")),
+    "rate": FloatRange(low=1e-4, high=1.0, log=True),
+    "width": IntRange(low=8, high=64),
+    "split": FloatRange(low=0.1, high=0.9),
+}
+ACTS = {"split": ("plan", ("a,b",)), "width": ("plan", ("b", "a,b"))}
+
+
+def conditional(
+    folder: Path, *, trials: int = 12, seed: int = 0, first: tuple[dict[str, Any], ...] = ()
+) -> OptunaSearch:
+    return OptunaSearch(
+        name="bowl",
+        space=CONDITIONAL,
+        trials=trials,
+        seed=0,
+        storage=folder / "search.journal",
+        n_startup=4,
+        acts=ACTS,
+        first=first,
+    )
+
+
+def bowl(values: Mapping[str, Any]) -> float:
+    return (math.log10(values["rate"]) + 2) ** 2 + values.get("split", 1.0) + abs(values.get("width", 90) - 24) / 64
+
+
+def asked(search: OptunaSearch, count: int) -> list[dict[str, Any]]:
+    found = []
+    for _ in range(count):
+        suggestion = search.ask()
+        assert suggestion is not None
+        search.tell(suggestion.number, bowl(suggestion.values))
+        found.append(dict(suggestion.values))
+    return found
+
+
+def test_settings_are_drawn_only_where_they_act(tmp_path: Path) -> None:
+    whole = asked(conditional(tmp_path / "whole"), 12)
+    names = {"a": {"plan", "rate"}, "b": {"plan", "rate", "width"}, "a,b": {"plan", "rate", "width", "split"}}
+    assert {values["plan"] for values in whole} == names.keys()
+    assert all(values.keys() == names[values["plan"]] for values in whole)
+    resumed = [values for _ in range(12) for values in asked(conditional(tmp_path / "parts"), 1)]
+    assert resumed == whole
+    history = conditional(tmp_path / "parts").history
+    assert [dict(tried.values) for tried in history] == whole
+    with pytest.raises(ValueError, match="keeps its space"):
+        opened(tmp_path / "parts", space=CONDITIONAL)
+
+
+def test_the_first_points_take_what_they_are_given_and_draw_the_rest(tmp_path: Path) -> None:
+    first = ({"plan": "a,b", "rate": 0.01, "split": 0.25}, {"plan": "a"})
+    whole = asked(conditional(tmp_path / "whole", first=first), 6)
+    assert {**whole[0], **first[0]} == whole[0]
+    assert whole[0].keys() == CONDITIONAL.keys()
+    assert (whole[1]["plan"], whole[1].keys()) == ("a", {"plan", "rate"})
+    assert [v for _ in range(6) for v in asked(conditional(tmp_path / "parts", first=first), 1)] == whole
+
+
+def test_the_best_points_of_an_earlier_journal_are_found(tmp_path: Path) -> None:
+    search = conditional(tmp_path, trials=9)
+    points = asked(search, 8)
+    lost = search.ask()
+    assert lost is not None
+    search.tell(lost.number, None)
+    journal = tmp_path / "search.journal"
+    before = journal.read_bytes()
+    best = sorted(points, key=bowl)
+    assert list(best_before(journal, CONDITIONAL, count=3)) == best[:3]
+    assert len(best_before(journal, CONDITIONAL, count=99)) == 8
+    # Values outside the new space, and names that it lacks, are left out.
+    narrow: SearchSpace = {"rate": FloatRange(low=5e-3, high=5e-2), "plan": Choice(options=("a", "c"))}
+    found = best_before(journal, narrow, count=99)
+    assert all(len(values) > 0 and values.keys() <= {"rate", "plan"} for values in found)
+    assert {values["plan"] for values in found if "plan" in values} <= {"a"}
+    assert journal.read_bytes() == before
+    journal.write_bytes(before + b'{"half a line')
+    assert list(best_before(journal, CONDITIONAL, count=3)) == best[:3]
+    with pytest.raises(ValueError, match="got none with settings of this one"):
+        best_before(journal, {"other": FloatRange(low=0.0, high=1.0)}, count=3)
 
 
 def test_another_seed_draws_other_points(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models import systems
 from models.contracts import Space, Target
-from models.own_targets import check_target
+from models.own_targets import check_target, exchanged
 from models.problem import build
 from models.problem_settings import evaluation_settings, system_settings
 from models.systems import NAMED, System, own_system, system_of
@@ -255,3 +255,12 @@ def test_another_energy_under_the_same_name_is_another_system(monkeypatch: pytes
         _ = build(settings, cache=Path()).physics
     assert systems.is_address(address)
     assert not systems.is_address("gmm4")
+
+
+def test_particles_change_places_within_their_type_alone() -> None:
+    types = (0, 1, 0, 2, 0, 1)
+    order_N = exchanged(Space(dim=18, particles=6, types=types))
+    assert [types[k] for k in order_N] == list(types)
+    assert order_N.tolist() != list(range(6))
+    assert sorted(exchanged(Space(dim=18, particles=6)).tolist()) == list(range(6))
+    assert exchanged(Space(dim=6, particles=3, types=(2, 0, 1))).tolist() == [0, 1, 2]

@@ -141,6 +141,7 @@ def test_a_stage_that_would_forget_the_one_before_is_refused(stages: tuple[str, 
         ({"score_scaled": -1.0}, "width of the data must be positive"),
         ({"score_pinned": -1.0}, "width at which a pin lets go must be positive"),
         ({"dem_ema_decay": 2.0}, "EMA decay"),
+        ({"dem_blend": 0.0}, "blended over a positive length"),
         ({"stages": ("dds=2",), "dds_rates": (1.5, 0.5)}, "rates are positive, in order and below"),
     ],
 )

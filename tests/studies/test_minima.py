@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import calibrate, cli
+from harness import calibrate
 from harness.trained_plan import TrainedPlan
 from models.minimise import minimise
 from models.reference.published import read_rows
@@ -19,6 +19,7 @@ from models.targets import gmm4, lj13
 from studies.minima import MinimaUnderSamples
 from studies.train_plan import TrainPlan
 from tests.models.test_minimise import LJ13_MINIMUM, icosahedron, perturbed
+from tests.studies.refusals import check_message, refused
 
 PLAN: dict[str, Any] = {
     "runner": "inline",
@@ -151,12 +152,6 @@ def test_a_wrong_option_is_told(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["minima.py", *args, "--output", str(tmp_path / "results")])
-    with pytest.raises(SystemExit) as ended:
-        cli.conclude(MinimaUnderSamples)
-    said = capsys.readouterr().err
-    assert ended.value.code == 2
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    assert [beat for beat in beats if beat not in said] == []
-    assert not (tmp_path / "results" / "minima").exists()
+    results = tmp_path / "results"
+    check_message(refused(MinimaUnderSamples, [*args, "--output", str(results)], monkeypatch, capsys), beats)
+    assert not (results / "minima").exists()

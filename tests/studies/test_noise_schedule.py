@@ -11,14 +11,13 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from harness import sweep_run
-from harness.adapters.inline_runner import InlineRunner
 from harness.checkpoint import Store
 from harness.finished_study import FinishedStudy
 from harness.judging import Judgement
-from harness.trial import TrialSpec
 from models.generators import schedule_of
 from models.problem import build
 from studies.noise_schedule import NoiseSchedule
+from tests.studies.counted_trials import counted_trials
 
 TINY: dict[str, Any] = {
     "target": "gmm4",
@@ -45,28 +44,14 @@ TINY: dict[str, Any] = {
 
 def test_a_sweep_prunes_resumes_and_tells_what_the_store_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = NoiseSchedule(**TINY, output=tmp_path)
-    started: list[TrialSpec] = []
-    run_trial = InlineRunner._run_trial
-
-    def counted(self: InlineRunner, spec: TrialSpec, on_event: Any) -> Any:
-        if len(started) == 4:
-            started.clear()
-            raise KeyboardInterrupt
-        started.append(spec)
-        return run_trial(self, spec, on_event)
-
-    monkeypatch.setattr(InlineRunner, "_run_trial", counted)
+    counted_trials(monkeypatch, at_most=4)
     with pytest.raises(KeyboardInterrupt):
         study.execute()
     store = Store(tmp_path / "store")
     before = {path.name: path.stat().st_mtime_ns for path in (store.folder / "segments").rglob("*.json")}
     assert before
 
-    def rest(self: InlineRunner, spec: TrialSpec, on_event: Any) -> Any:
-        started.append(spec)
-        return run_trial(self, spec, on_event)
-
-    monkeypatch.setattr(InlineRunner, "_run_trial", rest)
+    started = counted_trials(monkeypatch)
     text = study.execute()
     after = {path.name: path.stat().st_mtime_ns for path in (store.folder / "segments").rglob("*.json")}
     assert {name: after[name] for name in before} == before

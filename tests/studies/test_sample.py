@@ -17,7 +17,7 @@ import torch
 from harness import calibrate, cli
 from harness.adapters.inline_runner import InlineRunner
 from harness.checkpoint import write_json
-from harness.finished_study import FinishedStudy, swept_points
+from harness.finished_study import FinishedStudy, points_trained_again, swept_points
 from harness.kept_models import kept_flow
 from harness.launch import described
 from harness.plan_report import write_stages
@@ -183,6 +183,25 @@ def test_the_best_finished_point_of_a_sweep_is_its_winner() -> None:
         ("e", 0, 0.4),
         ("f", 7, 0.4),
     ]
+
+
+def test_fresh_seeds_decide_where_a_sweep_trained_its_best_again() -> None:
+    rows = [
+        {"point": "4", "seed": "7", "segment": "a", "loss": "0.3"},
+        {"point": "4", "seed": "8", "segment": "b", "loss": "0.5"},
+        {"point": "1", "seed": "7", "segment": "c", "loss": "0.1"},
+        {"point": "1", "seed": "8", "segment": "d", "loss": "inf"},
+        {"point": "2", "seed": "7", "segment": "e", "loss": ""},
+    ]
+    found = {one.segment: one for one in points_trained_again(rows)}
+    assert {name: one.loss for name, one in found.items()} == {
+        "a": 0.4,
+        "b": 0.4,
+        "c": np.inf,
+        "d": np.inf,
+        "e": np.inf,
+    }
+    assert (found["b"].seed, found["b"].title) == (8, "point 4 trained again, seed 8")
 
 
 def damaged_checkpoint(folder: Path) -> None:

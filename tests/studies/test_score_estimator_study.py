@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness import cli
 from models.targets import Rescaled, gmm40
 from studies import score_estimator
 from studies.score_estimator import ScoreEstimatorStudy, small_gmm40, two_modes
 from studies.score_estimator_report import ruled, slope_estimate
+from tests.studies.refusals import check_message, refused
 
 TINY: dict[str, Any] = {
     "samples": (1, 4),
@@ -140,11 +140,6 @@ def test_a_wrong_option_is_told(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["score_estimator.py", *args, "--output", str(tmp_path / "results")])
-    with pytest.raises(SystemExit) as ended:
-        cli.conclude(ScoreEstimatorStudy)
-    said = capsys.readouterr().err
-    assert ended.value.code == 2
-    assert said.startswith("error: ")
-    assert [beat for beat in beats if beat not in said] == []
-    assert not (tmp_path / "results").exists()
+    results = tmp_path / "results"
+    check_message(refused(ScoreEstimatorStudy, [*args, "--output", str(results)], monkeypatch, capsys), beats)
+    assert not results.exists()

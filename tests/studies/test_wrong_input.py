@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import cli, launch
+from harness import launch
 from studies.budget_split import BudgetSplit
 from studies.train_plan import TrainPlan
+from tests.studies.refusals import check_message, refused
 
 ROOT = Path(__file__).parents[2]
 # Rising, small, and never reached: every row below is refused before anything is trained.
@@ -140,25 +141,6 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(launch, "recorder_of", too_late)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-def refused(kind: type[Any], args: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
-    """What the command line says to standard error after it has ended with code 2."""
-    monkeypatch.setattr(sys, "argv", ["study.py", *args])
-    with pytest.raises(SystemExit) as ended:
-        cli.conclude(kind)
-    said = capsys.readouterr()
-    assert ended.value.code == 2
-    assert said.out == ""
-    return said.err
-
-
-def check_message(text: str, beats: list[str]) -> None:
-    """One line with every beat, and no traceback."""
-    assert text.startswith("error: ")
-    assert text.count("\n") == 1, f"one line is clear, got {text}"
-    missing = [beat for beat in beats if not any(part in text for part in beat.split("|"))]
-    assert not missing, f"{missing} not in {text}"
 
 
 def check_nothing_started(output: Path) -> None:

@@ -30,9 +30,9 @@ LENGTH, ANGLE = 1.0, 1.9
 STRETCH, BEND = 200.0, 60.0
 
 
-def torsion(phi: Tensor) -> Tensor:
-    """Two basins of unequal depth, nine kT from the top of the barrier, and no symmetry."""
-    return 4.0 * torch.cos(2 * phi) + 1.5 * torch.sin(phi) + 0.7 * torch.cos(phi)
+def torsion(phi: Tensor, *, sine: float = 1.5) -> Tensor:
+    """Two basins of unequal depth, nine kT from the top of the barrier, and no symmetry where there is a sine."""
+    return 4.0 * torch.cos(2 * phi) + sine * torch.sin(phi) + 0.7 * torch.cos(phi)
 
 
 def density_on_grid(points: int = 3600) -> tuple[np.ndarray, np.ndarray]:
@@ -44,16 +44,17 @@ def density_on_grid(points: int = 3600) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class FourAtoms:
-    """A Molecule."""
+    """A Molecule. With a sine it knows left from right, which no target of a study may."""
 
     name: str = "four atoms"
     log_z: None = field(default=None, init=False)
     energy_flops: int = 100
     topology: MolecularTopology = TOPOLOGY
+    sine: float = 1.5
 
     @property
     def space(self) -> Space:
-        return Space(dim=12, particles=4)
+        return Space(dim=12, particles=4, types=(0, 1, 2, 3))
 
     @property
     def start_D(self) -> Tensor:
@@ -65,8 +66,13 @@ class FourAtoms:
         u_BN3 = torch.nn.functional.normalize(x_BN3[:, 1:] - x_BN3[:, :-1], dim=-1)
         bend_BK = torch.acos(-(u_BN3[:, 1:] * u_BN3[:, :-1]).sum(-1).clamp(-1, 1)) - ANGLE
         harmonic_B = 0.5 * STRETCH * stretch_BK.square().sum(1) + 0.5 * BEND * bend_BK.square().sum(1)
-        return harmonic_B + torsion(dihedrals(x_BD, [PHI])[:, 0])
+        return harmonic_B + torsion(dihedrals(x_BD, [PHI])[:, 0], sine=self.sine)
 
     def score(self, x_BD: Tensor) -> Tensor:
-        x_BD = x_BD.detach().requires_grad_()
-        return -torch.autograd.grad(self.energy(x_BD).sum(), x_BD)[0]
+        with torch.enable_grad():
+            x_BD = x_BD.detach().requires_grad_()
+            return -torch.autograd.grad(self.energy(x_BD).sum(), x_BD)[0]
+
+
+def even_four_atoms() -> FourAtoms:
+    return FourAtoms(sine=0.0)

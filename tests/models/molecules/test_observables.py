@@ -124,7 +124,7 @@ def test_a_problem_tells_them_of_molecules_alone(tmp_path: Path, monkeypatch: py
     settings = PivotSettings(chains=64, leapfrog_steps=4, step_size=0.05, burn_in=20, thinning=2)
     few = {"n_train": 128, "n_validation": 64, "n_test": 64, "progress": False, "settings": settings}
     monkeypatch.setattr("models.problem.reference_samples", lambda target, **_: reference_samples(target, **few))
-    name = "tests.models.molecules.four_atoms:FourAtoms"
+    name = "tests.models.molecules.four_atoms:even_four_atoms"
     system = system_settings(name, train_samples=64)
     problem = BoltzmannProblem(system=system, evaluation=evaluation_settings(name, samples=32), cache=tmp_path)
     names = {"delta_f", "tv_bonds"}

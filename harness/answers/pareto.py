@@ -1,0 +1,52 @@
+"""What is worth its cost: points that nothing cheaper is better than, and their picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.answers.figure_style import BEST, FIRST, QUIET, finish, new_figure, styled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Priced:
+    """A judged model: what it cost, and its loss, smaller is better. Args: name: of the point and its rung."""
+
+    name: str
+    cost: float
+    loss: float
+
+
+def pareto_front(points: Sequence[Priced]) -> tuple[Priced, ...]:
+    """Points that no other one beats in loss at the same or a lower cost, by rising cost; of equal ones the first."""
+    front: list[Priced] = []
+    for point in sorted(points, key=lambda one: (one.cost, one.loss)):
+        if math.isfinite(point.loss) and (not front or point.loss < front[-1].loss):
+            front.append(point)
+    return tuple(front)
+
+
+@styled
+def draw_pareto(path: Path, points: Sequence[Priced], *, title: str, currency: str) -> None:
+    """Every judged model at its cost, and the front."""
+    held, front = [point for point in points if math.isfinite(point.loss)], pareto_front(points)
+    figure, (axis,) = new_figure(1, 1, height=4.4)
+    axis.plot([p.cost for p in held], [p.loss for p in held], "o", color=FIRST, ms=4.5, alpha=0.6, label="judged")
+    axis.step([p.cost for p in front], [p.loss for p in front], where="post", color=BEST, label="front")
+    axis.plot([p.cost for p in front], [p.loss for p in front], "o", color=BEST, ms=6)
+    for point in front:
+        axis.annotate(point.name, (point.cost, point.loss), textcoords="offset points", xytext=(5, 5), color=QUIET)
+    if held:
+        axis.set_xscale("log")
+        axis.legend()
+        if min(p.loss for p in held) > 0 and max(p.loss for p in held) > 8 * min(p.loss for p in held):
+            axis.set_yscale("log")
+    axis.set_xlabel(f"cost / {currency}")
+    axis.set_ylabel(title)
+    caption = (
+        f"Mean over seeds on validation points of every point on every rung that it reached (n = {len(held)}); cost of "
+        "one seed alone. The front holds the best of many, which fresh seeds bring down."
+    )
+    finish(figure, path, caption)

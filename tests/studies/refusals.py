@@ -1,0 +1,29 @@
+"""What a study says of wrong options: one line with three beats, exit code 2, and nothing on standard output."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from harness import cli
+
+
+def refused(kind: type[Any], args: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
+    """What the command line says to standard error after it has ended with code 2."""
+    monkeypatch.setattr(sys, "argv", ["study.py", *args])
+    with pytest.raises(SystemExit) as ended:
+        cli.conclude(kind)
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert said.out == ""
+    return said.err
+
+
+def check_message(text: str, beats: list[str]) -> None:
+    """One line with every beat, and no traceback."""
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1, f"one line is clear, got {text}"
+    missing = [beat for beat in beats if not any(part in text for part in beat.split("|"))]
+    assert not missing, f"{missing} not in {text}"
