@@ -5,7 +5,7 @@
 
 An estimate is biased by order 1 / K and fluctuates by order 1 / sqrt(K) (studies/score_estimator.py); a step costs K
 energies and forces a row. At equal steps the comparison shows what a better estimate buys, at an equal budget
-(--spend 300s) whether it is worth its price. Akhound-Sadegh et al. 2024, figure 5, on two particles or forty modes.
+(--spend 300s) whether it is worth its price. The estimate and its training are those of Akhound-Sadegh et al. 2024.
 """
 
 from __future__ import annotations
