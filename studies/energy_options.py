@@ -11,6 +11,7 @@ from harness.plan import Optimiser, Phase
 from harness.plan_study import Stage
 from models.energy_recipes import BufferStart, EnergyRecipe
 from models.generators import BOOTSTRAP, CONTINUOUS_FLOW, CONTROLLED, model_of
+from models.objectives.denoising_energy_matching import Weighting
 from models.systems import System, system_of
 from studies.options import FlowOptions, given
 
@@ -34,6 +35,8 @@ class EnergyOptions(FlowOptions):
     """Largest norm of an estimated score, of every particle or of the whole row."""
     dem_blend: float | None = None
     """Length over which the estimate goes over to its ratio form, the width of a mode (default: never)."""
+    dem_weighting: Weighting | None = None
+    """Weight of a noise time in its loss: one, or the variance of the noise, by which wide noise counts too."""
     dem_gradient_clip: float | None = None
     """Largest norm of its gradient."""
     dem_ema_decay: float | None = None
@@ -126,7 +129,7 @@ class EnergyOptions(FlowOptions):
             "network": self.score_network(),
             "samples": given(self.dem_samples, recipe.samples),
             "clip": {"norm": given(self.dem_clip, recipe.clip), "of": recipe.clip_of},
-            "weighting": recipe.weighting,
+            "weighting": given(self.dem_weighting, recipe.weighting),
             **({} if recipe.variance_offset is None else {"variance_offset": recipe.variance_offset}),
             **({} if self.dem_blend is None else {"blend": self.dem_blend}),
             "data": {"from": "none"},

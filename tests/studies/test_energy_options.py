@@ -197,6 +197,15 @@ def test_recipes_are_the_published_ones(
     assert settings["replay"]["every"] == 100
 
 
+@pytest.mark.parametrize(("target", "published"), [("dw4", "one"), ("gmm40", "variance")])
+def test_the_weight_of_noise_times_is_published_and_free(target: str, published: str) -> None:
+    def weighting(**options: Any) -> str:
+        return TrainPlan(target=target, **options).named_phases()["idem"].objective["weighting"]
+
+    assert weighting() == published
+    assert {weighting(dem_weighting="one"), weighting(dem_weighting="variance")} == {"one", "variance"}
+
+
 def test_plans_of_data_keep_their_names() -> None:
     assert TrainPlan(target="gmm4", stages=("fm=100", "pg=10")).study().id == NAME_OF_A_PLAN
 
