@@ -25,7 +25,7 @@ from models.contracts import Space, Target, Work
 from models.schedules import Schedule
 
 Form = Literal["weighted", "ratio", "jensen"]
-BYTES_AT_ONCE = {"cpu": 2**25, "cuda": 2**30}
+BYTES_AT_ONCE = {"cpu": 3 * 2**24, "cuda": 2**30}
 """Bound on the intermediate values of the configurations that are looked at together."""
 CLIP_SOFTENING = 1e-6
 """Added to a norm before it divides, as in the published code of Akhound-Sadegh et al. 2024."""
@@ -135,8 +135,10 @@ def estimate_score(
     for noise_KBD in _stacks(noise, max(1, rows // max(1, len(x_BD)))):
         samples += len(noise_KBD)
         # Points are the contiguous axes of memory, coordinates the slowest: operations run along points.
-        unit_BKD = target.space.project(noise_KBD.permute(2, 1, 0).contiguous(), dim=0).permute(1, 2, 0)
-        y_MD = (deviation_B11 * unit_BKD).add_(x_BD.unsqueeze(1)).flatten(0, 1)
+        own_DBK = noise_KBD.permute(2, 1, 0).clone(memory_format=torch.contiguous_format)
+        unit_BKD = target.space.project_(own_DBK, dim=0).permute(1, 2, 0)
+        y_BKD = unit_BKD.mul_(deviation_B11) if form == "weighted" and blend is None else unit_BKD * deviation_B11
+        y_MD = y_BKD.add_(x_BD.unsqueeze(1)).flatten(0, 1)
         energy_M, score_MD = _evaluate(target, y_MD, rows, with_score=form == "weighted")
         energy_BK = energy_M.unflatten(0, unit_BKD.shape[:2])
         if form == "weighted":

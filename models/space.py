@@ -68,6 +68,13 @@ class Space:
         axis = dim - 1 if dim < 0 else dim
         return (x_BNd - x_BNd.mean(dim=axis, keepdim=True)).flatten(axis, axis + 1)
 
+    def project_(self, x_BD: Tensor, *, dim: int = -1) -> Tensor:
+        """`project` in place, of a tensor that nothing else reads and that needs no gradient."""
+        if self.particles is not None:
+            x_BNd = x_BD.unflatten(dim, (self.particles, self.spatial_dim))
+            x_BNd.sub_(x_BNd.mean(dim=dim - 1 if dim < 0 else dim, keepdim=True))
+        return x_BD
+
     def check(self, x_BD: Tensor, *, name: str = "x") -> None:
         """Raise ValueError unless x is a finite floating (B, dim) tensor, mean-free where the space is."""
         if x_BD.ndim != 2 or x_BD.shape[1] != self.dim:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.contracts import Space
 from models.targets.pairs import central_force, pair_flops, pair_geometry, sum_over_pairs
-from models.targets.rings import add_pair_sum, count_once, ring_differences, ring_force, ring_of
+from models.targets.rings import add_pair_sum, count_once, flat_rows, ring_differences, ring_force, ring_of
 from models.targets.width import require_width
 
 SMALLEST_DISTANCE_SQUARED = 1e-12
@@ -85,8 +85,8 @@ class DoubleWell:
         energy_SNB = square_SNB.mul_(self.c).add_(self.b).mul_(u_SNB).add_(self.a).mul_(u_SNB)
         energy_B = torch.zeros_like(x_BD[:, 0])
         add_pair_sum(energy_B, count_once(energy_SNB), 1.0 / self.tau)
-        force_dNB = ring_force(count_once(slope_SNB.div_(d_SNB)), difference_dSNB).mul_(-1.0 / self.tau)
-        return energy_B, force_dNB.transpose(0, 1).flatten(0, 1).t()
+        pull_dNB = ring_force(count_once(slope_SNB.div_(d_SNB)), difference_dSNB)
+        return energy_B, flat_rows(pull_dNB, factor=-1.0 / self.tau)
 
 
 def dw4(*, tau: float = 1.0) -> DoubleWell:

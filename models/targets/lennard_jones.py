@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.contracts import Space
 from models.targets.pairs import central_force, pair_flops, pair_geometry, sum_over_pairs
-from models.targets.rings import add_pair_sum, count_once, ring_differences, ring_force, ring_of
+from models.targets.rings import add_pair_sum, count_once, flat_rows, ring_differences, ring_force, ring_of
 from models.targets.width import require_width
 
 
@@ -95,9 +95,9 @@ class LennardJones:
         energy_B = centred_dNB.square().sum((0, 1)).mul_(0.5 * self.oscillator)
         for part_SNB in (count_once(s6_SNB), s6_less_s12_SNB):
             add_pair_sum(energy_B, part_SNB, -depth)
-        force_dNB = ring_force(s6_less_s12_SNB.mul_(inverse_SNB), difference_dSNB).mul_(-12.0 * depth)
-        force_dNB.sub_(centred_dNB, alpha=self.oscillator)
-        return energy_B, force_dNB.transpose(0, 1).flatten(0, 1).t()
+        pull_dNB = ring_force(s6_less_s12_SNB.mul_(inverse_SNB), difference_dSNB)
+        pull_dNB.add_(centred_dNB, alpha=self.oscillator / (12.0 * depth))
+        return energy_B, flat_rows(pull_dNB, factor=-12.0 * depth)
 
 
 def lj13(*, pair_factor: float = 2.0, oscillator: float = 1.0, tau: float = 1.0) -> LennardJones:

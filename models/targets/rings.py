@@ -65,3 +65,11 @@ def ring_force(weight_SNM: Tensor, difference_dSNM: Tensor) -> Tensor:
         force_dRM.narrow(1, step, particles).sub_(force_dNM)
     force_dRM[:, :steps].add_(force_dRM[:, particles:])
     return force_dRM[:, :particles]
+
+
+def flat_rows(vector_dNM: Tensor, *, factor: float) -> Tensor:
+    """The factor times a vector of every particle, (M, D), with coordinates as the slow axis of memory."""
+    d, particles, columns = vector_dNM.shape
+    scaled_NdM = vector_dNM.new_empty(particles, d, columns)
+    torch.mul(vector_dNM.transpose(0, 1), factor, out=scaled_NdM)
+    return scaled_NdM.flatten(0, 1).t()

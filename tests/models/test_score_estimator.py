@@ -208,6 +208,15 @@ class Watched:
 
 class TestPieces:
     @pytest.mark.parametrize("form", get_args(Form))
+    @pytest.mark.parametrize("target", [gmm4(), dw4()], ids=lambda target: target.name)
+    def test_the_noise_that_was_given_stays_as_it_was(self, target: Target, form: Form) -> None:
+        # Laid out as the estimate wants it, so that nothing forces a copy.
+        noise_KBD = normal(target.space.dim, 5, 7).permute(2, 1, 0)
+        before_KBD = noise_KBD.clone()
+        estimate_score(target, configurations(target, 5), torch.tensor(0.09, dtype=torch.float64), noise_KBD, form=form)
+        assert torch.equal(noise_KBD, before_KBD)
+
+    @pytest.mark.parametrize("form", get_args(Form))
     @pytest.mark.parametrize("target", [gmm4(), dw4(), lj13()], ids=lambda target: target.name)
     def test_pieces_change_nothing(self, target: Target, form: Form) -> None:
         noise_KBD, x_BD = normal(13, 5, target.space.dim), configurations(target, 5)

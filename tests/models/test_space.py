@@ -36,3 +36,13 @@ def test_fields_and_couplings_know_the_types_of_their_space() -> None:
     coupling = coupling_of("equivariant-optimal-transport", system)
     assert isinstance(coupling, EquivariantOptimalTransport)
     assert coupling.space.types == (0, 1, 0)
+
+
+@pytest.mark.parametrize("dim", [0, -1])
+@pytest.mark.parametrize("space", [Space(dim=6), Space(dim=6, particles=3)])
+def test_projection_in_place_is_projection(space: Space, dim: int) -> None:
+    rows_BD = torch.randn((5, 6), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = rows_BD if dim == -1 else rows_BD.t().contiguous()
+    expected = space.project(x.clone(), dim=dim)
+    assert space.project_(x, dim=dim) is x
+    assert torch.equal(x, expected)
