@@ -81,6 +81,7 @@ def energy_matching_of(settings: Mapping[str, Any], target: Target) -> Denoising
         clip=None if settings["clip"] is None else Clip(**settings["clip"]),
         weighting=settings.get("weighting", "one"),
         blend=settings.get("blend"),
+        noise_clip=Clip(**settings["noise_clip"]) if "noise_clip" in settings else None,
         **offset,
     )
     if replay is None:

@@ -35,6 +35,8 @@ class EnergyOptions(FlowOptions):
     """Largest norm of an estimated score, of every particle or of the whole row."""
     dem_blend: float | None = None
     """Length over which the estimate goes over to its ratio form, the width of a mode (default: never)."""
+    dem_noise_clip: float | None = None
+    """Largest norm in units of one over the noise's width, in which exact scores are of order one (default: any)."""
     dem_weighting: Weighting | None = None
     """Weight of a noise time in its loss: one, or the variance of the noise, by which wide noise counts too."""
     dem_gradient_clip: float | None = None
@@ -119,6 +121,10 @@ class EnergyOptions(FlowOptions):
     def matching(self, *, replay: bool) -> Phase:
         """iDEM with a replay buffer, pDEM without."""
         recipe = self.energy_recipe()
+
+        def clip_of(norm: float) -> dict[str, Any]:
+            return {"norm": norm, "of": recipe.clip_of}
+
         objective: dict[str, Any] = {
             "kind": "denoising_energy_matching",
             "schedule": {
@@ -128,10 +134,11 @@ class EnergyOptions(FlowOptions):
             },
             "network": self.score_network(),
             "samples": given(self.dem_samples, recipe.samples),
-            "clip": {"norm": given(self.dem_clip, recipe.clip), "of": recipe.clip_of},
+            "clip": clip_of(given(self.dem_clip, recipe.clip)),
             "weighting": given(self.dem_weighting, recipe.weighting),
             **({} if recipe.variance_offset is None else {"variance_offset": recipe.variance_offset}),
             **({} if self.dem_blend is None else {"blend": self.dem_blend}),
+            **({} if self.dem_noise_clip is None else {"noise_clip": clip_of(self.dem_noise_clip)}),
             "data": {"from": "none"},
         }
         if replay:

@@ -22,6 +22,8 @@ from models.score_estimator import Clip, Form, estimate_score, require_samples
 
 Start = Literal["batch", "prior"]
 Weighting = Literal["one", "variance"]
+SMALLEST_WIDTH = 1e-6
+"""Of noise that scores are measured in, length units: below it there is none to speak of."""
 
 FIELD_EVALUATIONS_PER_SAMPLE = 2
 """One forward and one backward pass of the network."""
@@ -56,13 +58,15 @@ class DenoisingEnergyMatching:
         start: where x_0 comes from. "batch": the rows of the batch, a replay buffer's (iDEM). "prior": the flow's
             prior, which stands for the noise distribution N(0, h(1)); of the batch only the number of rows counts
             (pDEM).
-        clip: of the regression target, None for none. Clipped particle by particle it is not mean-free, which adds a
+        clip: of the estimate, None for none. Clipped particle by particle it is not mean-free, which adds a
             constant to the loss of a mean-free network and nothing to its gradient.
         weighting: lambda(tau) = 1, or "variance": h(tau) + variance_offset, as the published code weights mixtures.
         variance_offset: length units squared.
         form: of the estimate; others than "weighted" for ablation only.
         blend: length over which the estimate goes over to the ratio form, see `estimate_score`. Without it S_K is
             biased by a multiple of the score where noise is much wider than a mode, whatever K is affordable.
+        noise_clip: of the estimate times the noise's width, after `clip`. The exact score times it is minus the mean of
+            the noise given the noised row: seldom longer than a few, where estimates far out are off by decades.
     """
 
     needs_force: ClassVar[bool] = False
@@ -78,6 +82,7 @@ class DenoisingEnergyMatching:
     weighting: Weighting = "one"
     form: Form = "weighted"
     blend: float | None = None
+    noise_clip: Clip | None = None
     variance_offset: float = VARIANCE_OFFSET
 
     def __post_init__(self) -> None:
@@ -123,10 +128,20 @@ class DenoisingEnergyMatching:
         x_BD = x0_BD + h_B.sqrt().unsqueeze(1) * space.project(random.normal(dim, like=clean_BD))
         noise = _stream(random, self.samples, x_BD)
         estimate = estimate_score(self.target, x_BD, h_B, noise, form=self.form, blend=self.blend)
-        score_BD = estimate.score_BD if self.clip is None else self.clip(estimate.score_BD, space)
+        score_BD = self.clipped(estimate.score_BD, h_B.sqrt().unsqueeze(1))
         weight_B = h_B + self.variance_offset if self.weighting == "variance" else torch.ones_like(h_B)
         weight_B = weight_B * (estimate.usable_B > 0)
         return NoisedPoints(tau_B=tau_B, x_BD=x_BD, score_BD=score_BD, weight_B=weight_B), estimate.work
+
+    def clipped(self, score_BD: Tensor, deviation_B1: Tensor) -> Tensor:
+        """An estimate as the regression sees it, (B, D)."""
+        space = self.target.space
+        if self.clip is not None:
+            score_BD = self.clip(score_BD, space)
+        if self.noise_clip is not None:
+            width_B1 = deviation_B1.clamp_min(SMALLEST_WIDTH)
+            score_BD = self.noise_clip(score_BD * width_B1, space) / width_B1
+        return score_BD
 
 
 def score_regression_loss(score: Score, points: NoisedPoints) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: B batch, D coordinates.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,31 @@ class TestWhatIsPrepared:
         assert prepared.work == Work(
             energy_evaluations=42, force_evaluations=42, declared_flops=84 * gmm4().energy_flops
         )
+
+    def test_no_score_is_longer_than_the_noise_allows(self) -> None:
+        batch, prior = Batch(x_BD=normal(400, 2)), noise_prior(gmm4().space, SCHEDULE)
+        free, held = (
+            replace(PLANE, clip=None, noise_clip=clip).draw(prior, batch.x_BD, whole_batch(400, 3))[0]
+            for clip in (None, Clip(norm=1.5, of="row"))
+        )
+        width_B = SCHEDULE.h(free.tau_B).sqrt()
+        length_B = width_B * free.score_BD.norm(dim=1)
+        short_B = length_B < 1.5 - 1e-5
+        assert 0 < int(short_B.sum()) < 400
+        torch.testing.assert_close(held.score_BD[short_B], free.score_BD[short_B], rtol=1e-12, atol=0)
+        direction_BD = torch.nn.functional.normalize(free.score_BD[~short_B])
+        expected_BD = 1.5 * direction_BD / width_B[~short_B].unsqueeze(1)
+        torch.testing.assert_close(held.score_BD[~short_B], expected_BD, rtol=1e-4, atol=0)
+
+    @pytest.mark.parametrize("tau", [0.0, 0.3, 0.7, 1.0])
+    def test_exact_scores_in_units_of_the_noise_are_of_order_one(self, tau: float) -> None:
+        # Minus the mean of the noise given the noised row: no longer than the noise on average, by Jensen's inequality.
+        h = SCHEDULE.h(torch.tensor(tau, dtype=torch.float64))
+        noised = gmm4().noised(float(h))
+        x_BD = noised.sample(2000, torch.Generator().manual_seed(0)).double()
+        square_B = h * noised.score(x_BD).square().sum(dim=1)
+        assert float(square_B.mean()) <= 2.0
+        assert float((square_B > 16.0).double().mean()) <= 2 * math.exp(-8.0) + 0.001
 
     def test_particles_stay_mean_free(self) -> None:
         batch = Batch(x_BD=dw4().space.project(normal(6, 8)))

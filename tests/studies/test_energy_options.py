@@ -142,6 +142,7 @@ def test_a_stage_that_would_forget_the_one_before_is_refused(stages: tuple[str, 
         ({"score_pinned": -1.0}, "width at which a pin lets go must be positive"),
         ({"dem_ema_decay": 2.0}, "EMA decay"),
         ({"dem_blend": 0.0}, "blended over a positive length"),
+        ({"dem_noise_clip": 0.0}, "largest norm must be positive"),
         ({"stages": ("dds=2",), "dds_rates": (1.5, 0.5)}, "rates are positive, in order and below"),
     ],
 )
@@ -204,6 +205,14 @@ def test_the_weight_of_noise_times_is_published_and_free(target: str, published:
 
     assert weighting() == published
     assert {weighting(dem_weighting="one"), weighting(dem_weighting="variance")} == {"one", "variance"}
+
+
+def test_a_clip_in_units_of_the_noise_is_of_what_the_clip_is_of() -> None:
+    def noise_clip(**options: Any) -> dict[str, Any] | None:
+        return TrainPlan(target="dw4", **options).named_phases()["idem"].objective.get("noise_clip")
+
+    assert noise_clip() is None
+    assert noise_clip(dem_noise_clip=4.0) == {"norm": 4.0, "of": "particles"}
 
 
 def test_plans_of_data_keep_their_names() -> None:
