@@ -16,7 +16,7 @@ from harness.split import PlannedCell
 from harness.worker import evaluation_key
 from models.estimators import Estimate
 
-ESTIMATES_VERSION = 2
+ESTIMATES_VERSION = 3
 """Raise this when an estimator changes its meaning, so that kept estimates are made anew from the records."""
 
 Split = Literal["validation", "test"]

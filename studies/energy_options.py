@@ -318,6 +318,7 @@ def energy_question(question: Question, system: System) -> Question:
     """A question that also tells what models without density are known by."""
     particles = system.target.space.particles is not None
     further = [
+        MetricChoice(name="ess_q_of_16", direction="max", label="ESS_q of 16 draws"),
         MetricChoice(name="log_z", label="log Z"),
         MetricChoice(name="log_z_bound", direction="max", label="bound of log Z"),
         MetricChoice(name="mean_energy", label="energy / kT"),

@@ -45,6 +45,7 @@ from models.weighted_draws import weighted_draws
 Columns = dict[str, np.ndarray]
 WEIGHTS = {
     "ess_q": "ESS_q",
+    "ess_q_of_16": "ESS_q of 16 draws",
     "ess_q_max_weight": "largest share of a weight",
     "pareto_k": "Pareto k",
     "log_z": "log Z",

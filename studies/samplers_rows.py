@@ -30,7 +30,7 @@ from models.reference import cache
 from models.reference.within import FEWEST_EVALUATIONS, ChainEnds, chain_ends
 
 SAMPLER, FLOW, CHAINS, FLOOR = "sampler", "fitted flow", "HMC at its cost", "floor"
-OF_WEIGHTS = ("nll", "ess_q", "ess_p", "log_z", "log_z_bound")
+OF_WEIGHTS = ("nll", "ess_q", "ess_q_of_16", "ess_p", "log_z", "log_z_bound")
 """What a sampler's density or path weights tell; all else is of the samples that the flow is fitted to."""
 OF_CHAINS = ("transitions", "acceptance", "step_size", "device_seconds")
 CHAINS_VERSION = 1

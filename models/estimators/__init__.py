@@ -46,7 +46,7 @@ from models.estimators.pareto import pareto_k
 from models.estimators.proportion import proportion_estimate
 from models.estimators.records import DataRecords, ModelRecords, SampleRecords, WeightedRecords
 from models.estimators.summary import estimate_all, estimate_samples, estimate_weighted, importance_estimates
-from models.estimators.weights import LogWeights, largest_share_estimate, weight_estimates
+from models.estimators.weights import LogWeights, block_ess_estimate, largest_share_estimate, weight_estimates
 
 __all__ = [
     "BootstrapMeans",
@@ -57,6 +57,7 @@ __all__ = [
     "SampleRecords",
     "WeightedRecords",
     "base_constant",
+    "block_ess_estimate",
     "configuration_observables",
     "estimate_all",
     "estimate_samples",

@@ -24,7 +24,7 @@ from models.estimators.likelihood import (
 )
 from models.estimators.pareto import pareto_k
 from models.estimators.records import DataRecords, ModelRecords, SampleRecords, WeightedRecords
-from models.estimators.weights import largest_share_estimate, weight_estimates
+from models.estimators.weights import block_ess_estimate, largest_share_estimate, weight_estimates
 
 MAX_PAIR_DISTANCES = 2**22
 """Pair distances compared per set; beyond it every k-th configuration is used, which bounds time and memory."""
@@ -141,10 +141,14 @@ def model_estimates(model: ModelRecords, *, seed: int) -> dict[str, Estimate]:
 
 
 def importance_estimates(log_w_n: Array, *, seed: int) -> dict[str, Estimate]:
-    """What log weights of the model's samples tell: ESS_q with its diagnostics, log Z and its lower bound."""
+    """What log weights of the model's samples tell: ESS_q with its diagnostics, log Z and its lower bound.
+
+    ESS_q is also that of sixteen draws, which Akhound-Sadegh et al. 2024 publish.
+    """
     weights = weight_estimates(log_w_n, seed=seed)
     return {
         "ess_q": weights["ess_q"],
+        "ess_q_of_16": block_ess_estimate(log_w_n, block=16, seed=seed),
         "ess_q_max_weight": largest_share_estimate(log_w_n, seed=seed),
         "pareto_k": pareto_k(log_w_n),
         "log_z": weights["log_z"],

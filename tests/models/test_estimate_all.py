@@ -15,7 +15,8 @@ PARTICLES = Space(dim=8, particles=4)
 ALWAYS = {
     *("nll", "nll_no_constant", "ess_p", "ess_p_max_weight", "pareto_k_data", "forward_kl_self_normalised"),
     *("path_length_data", "transport_distance_data", "ess_q", "ess_q_max_weight", "pareto_k", "log_z", "log_z_bound"),
-    *("mean_energy", "path_length", "transport_distance", "energy_w2", "tv_energy", "tv_energy_union"),
+    *("ess_q_of_16", "mean_energy", "path_length", "transport_distance"),
+    *("energy_w2", "tv_energy", "tv_energy_union"),
 }
 
 

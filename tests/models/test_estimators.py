@@ -13,6 +13,7 @@ from models.estimators import (
     BootstrapMeans,
     LogWeights,
     base_constant,
+    block_ess_estimate,
     forward_kl,
     forward_kl_self_normalised,
     free_energy_difference,
@@ -205,6 +206,22 @@ class TestLogWeights:
         assert estimate.value == pytest.approx(LogWeights.from_samples(log_w).largest_share, rel=1e-12)
         assert 0 <= estimate.lo <= estimate.value <= estimate.hi <= 1
         assert np.isnan(largest_share_estimate([0.0, np.nan], seed=0).value)
+
+
+class TestEssOfBlocks:
+    def test_it_is_the_mean_over_whole_blocks(self) -> None:
+        log_w = np.random.default_rng(1).normal(scale=2.0, size=70)
+        found = block_ess_estimate(log_w, block=16, seed=0)
+        by_hand = [LogWeights.from_samples(log_w[start : start + 16]).ess_q for start in (0, 16, 32, 48)]
+        assert (found.value, found.n) == (pytest.approx(np.mean(by_hand), rel=1e-12), 4)
+
+    def test_few_draws_flatter(self) -> None:
+        log_w = np.random.default_rng(1).normal(scale=2.0, size=16_000)
+        few = block_ess_estimate(log_w, block=16, seed=0)
+        assert few.lo > 3 * LogWeights.from_samples(log_w).ess_q
+
+    def test_one_block_has_no_interval(self) -> None:
+        assert block_ess_estimate(np.zeros(31), block=16, seed=0).reason
 
 
 class TestParetoK:
