@@ -80,7 +80,7 @@ def energy_matching_of(settings: Mapping[str, Any], target: Target) -> Denoising
         start="prior" if replay is None else "batch",
         clip=None if settings["clip"] is None else Clip(**settings["clip"]),
         weighting=settings.get("weighting", "one"),
-        blend=settings.get("blend"),
+        blend=settings["blend"]["length"] if "blend" in settings else None,
         noise_clip=Clip(**settings["noise_clip"]) if "noise_clip" in settings else None,
         **offset,
     )

@@ -13,7 +13,7 @@ Shapes: B batch, D coordinates, K noises of each row, M configurations looked at
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Literal, Protocol, get_args, runtime_checkable
@@ -102,6 +102,7 @@ def estimate_score(
     noise: Iterable[Tensor],
     *,
     form: Form = "weighted",
+    clip: Callable[[Tensor], Tensor] | None = None,
     blend: float | None = None,
     bytes_at_once: int | None = None,
 ) -> ScoreEstimate:
@@ -115,9 +116,11 @@ def estimate_score(
             projected to the space, so the points stay mean-free where x is.
         form: "weighted" is S_K. For ablation only: "ratio" differentiates the Gaussian kernel instead of the energy,
             sum_k w_k (y_k - x) / h, and "jensen" moves the logarithm inside, -mean_k E(y_k) (y_k - x) / h.
-        blend: a length, or None. Then each term of S_K is (1 - kappa) s(y_k) + kappa (y_k - x) / h with
+        clip: of the estimate, (B, D) -> (B, D), before it is blended.
+        blend: a length, or None. Then the score is (1 - kappa) S_K + kappa sum_k w_k (y_k - x) / h with
             kappa = h / (h + blend^2), which goes from S_K to the ratio form where noise grows wider than the length
-            (De Bortoli et al. 2024). Of one Gaussian of that width every term is the exact score.
+            (De Bortoli et al. 2024). Of one Gaussian of that width it is exact, whatever K. A clip bounds what S_K adds
+            far out, where it is off by decades and the ratio form is no longer than the longest noise.
         bytes_at_once: bound on intermediate values, by default that of the device.
 
     Raises:
@@ -131,7 +134,7 @@ def estimate_score(
         )
     rows = rows_at_once(target, x_BD, bytes_at_once)
     deviation_B11 = variance.to(x_BD).reshape(-1, 1, 1).sqrt()
-    average, samples = _BoltzmannAverage(x_BD, plain=form == "jensen"), 0
+    average, samples = _BoltzmannAverage(x_BD, plain=form == "jensen", vectors=1 if blend is None else 2), 0
     for noise_KBD in _stacks(noise, max(1, rows // max(1, len(x_BD)))):
         samples += len(noise_KBD)
         # Points are the contiguous axes of memory, coordinates the slowest: operations run along points.
@@ -142,8 +145,7 @@ def estimate_score(
         energy_M, score_MD = _evaluate(target, y_MD, rows, with_score=form == "weighted")
         energy_BK = energy_M.unflatten(0, unit_BKD.shape[:2])
         if form == "weighted":
-            score_BKD = score_MD.unflatten(0, energy_BK.shape)
-            average.add(energy_BK, score_BKD if blend is None else blended(score_BKD, unit_BKD, deviation_B11, blend))
+            average.add(energy_BK, score_MD.unflatten(0, energy_BK.shape), *(() if blend is None else (unit_BKD,)))
         elif form == "ratio":
             average.add(energy_BK, unit_BKD / deviation_B11)
         else:
@@ -152,8 +154,13 @@ def estimate_score(
         raise ValueError("an estimate needs at least one noise, got none; write samples=100 or so")
     calls = samples * len(x_BD)
     forces = calls if form == "weighted" else 0
+    score_BD, *mean_unit = average.results()
+    if clip is not None:
+        score_BD = clip(score_BD)
+    if blend is not None:
+        score_BD = blended(score_BD, mean_unit[0], deviation_B11.squeeze(1), blend)
     return ScoreEstimate(
-        score_BD=average.result(),
+        score_BD=score_BD,
         log_mean_B=average.log_sum() - math.log(samples),
         usable_B=average.usable_B,
         work=Work(
@@ -164,48 +171,54 @@ def estimate_score(
     )
 
 
-def blended(score_BKD: Tensor, unit_BKD: Tensor, deviation_B11: Tensor, length: float) -> Tensor:
-    """(1 - kappa) score + kappa unit / deviation with kappa = deviation^2 / (deviation^2 + length^2), (B, K, D)."""
-    width_B11 = deviation_B11.square() + length**2
-    return (score_BKD * (length**2 / width_B11)).add_(unit_BKD * (deviation_B11 / width_B11))
+def blended(score_BD: Tensor, mean_unit_BD: Tensor, deviation_B1: Tensor, length: float) -> Tensor:
+    """(1 - kappa) score + kappa mean_unit / deviation with kappa = deviation^2 / (deviation^2 + length^2), (B, D)."""
+    width_B1 = deviation_B1.square() + length**2
+    return score_BD * (length**2 / width_B1) + mean_unit_BD * (deviation_B1 / width_B1)
 
 
 class _BoltzmannAverage:
-    """A mean over K, weighted by exp(-E) or plain, whose terms come in pieces, as in a streaming log-sum-exp."""
+    """Means over K, weighted by exp(-E) or plain, whose terms come in pieces, as in a streaming log-sum-exp."""
 
-    def __init__(self, like_BD: Tensor, *, plain: bool) -> None:
+    def __init__(self, like_BD: Tensor, *, plain: bool, vectors: int) -> None:
         self.plain = plain
         # The lowest finite number, since minus infinity minus itself is no number.
         self.largest_B = torch.full_like(like_BD[:, 0], torch.finfo(like_BD.dtype).min)
         self.weight_B = torch.zeros_like(self.largest_B)
-        self.vector_BD = torch.zeros_like(like_BD)
+        self.sums = [torch.zeros_like(like_BD) for _ in range(vectors)]
         self.usable_B = torch.zeros_like(self.largest_B, dtype=torch.long)
 
-    def add(self, energy_BK: Tensor, vector_BKD: Tensor) -> None:
+    def add(self, energy_BK: Tensor, *vectors: Tensor) -> None:
+        """Energies (B, K) and the vectors (B, K, D) of the terms, of which the first decides which are usable."""
         # One sum over all of a point is finite where its terms are, and costs a fraction of asking each of them.
-        usable_BK = (energy_BK + vector_BKD.sum(dim=-1)).abs() < math.inf
+        usable_BK = (energy_BK + vectors[0].sum(dim=-1)).abs() < math.inf
         log_weight_BK = -energy_BK
         if not bool(usable_BK.all()):
             log_weight_BK = log_weight_BK.masked_fill(~usable_BK, -math.inf)
-            vector_BKD = vector_BKD.masked_fill(~usable_BK.unsqueeze(-1), 0.0)
+            vectors = tuple(vector_BKD.masked_fill(~usable_BK.unsqueeze(-1), 0.0) for vector_BKD in vectors)
         largest_B = torch.maximum(self.largest_B, log_weight_BK.amax(dim=1))
         kept_B = torch.exp(self.largest_B - largest_B)
         weight_BK = torch.exp(log_weight_BK - largest_B.unsqueeze(1))
         self.largest_B, self.weight_B = largest_B, kept_B * self.weight_B + weight_BK.sum(dim=1)
         self.usable_B = self.usable_B + usable_BK.sum(dim=1)
         if self.plain:
-            self.vector_BD = self.vector_BD + vector_BKD.sum(dim=1)
+            self.sums = [sum_BD + vector_BKD.sum(dim=1) for sum_BD, vector_BKD in zip(self.sums, vectors, strict=True)]
         else:
-            self.vector_BD = kept_B.unsqueeze(1) * self.vector_BD + (weight_BK.unsqueeze(-1) * vector_BKD).sum(dim=1)
+            self.sums = [
+                kept_B.unsqueeze(1) * sum_BD + (weight_BK.unsqueeze(-1) * vector_BKD).sum(dim=1)
+                for sum_BD, vector_BKD in zip(self.sums, vectors, strict=True)
+            ]
 
     def log_sum(self) -> Tensor:
         """log of the sum of exp(-E), minus infinity in a row without a usable term."""
         return self.largest_B + self.weight_B.log()
 
-    def result(self) -> Tensor:
+    def results(self) -> list[Tensor]:
+        """The mean of each vector, (B, D)."""
         divisor_B = self.usable_B.to(self.weight_B) if self.plain else self.weight_B
         # With any usable term the largest weight is one, so the clamp acts on rows without one.
-        return self.vector_BD / divisor_B.clamp_min(torch.finfo(self.weight_B.dtype).tiny).unsqueeze(1)
+        divisor_B1 = divisor_B.clamp_min(torch.finfo(self.weight_B.dtype).tiny).unsqueeze(1)
+        return [sum_BD / divisor_B1 for sum_BD in self.sums]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,7 +137,7 @@ class EnergyOptions(FlowOptions):
             "clip": clip_of(given(self.dem_clip, recipe.clip)),
             "weighting": given(self.dem_weighting, recipe.weighting),
             **({} if recipe.variance_offset is None else {"variance_offset": recipe.variance_offset}),
-            **({} if self.dem_blend is None else {"blend": self.dem_blend}),
+            **({} if self.dem_blend is None else {"blend": {"length": self.dem_blend}}),
             **({} if self.dem_noise_clip is None else {"noise_clip": clip_of(self.dem_noise_clip)}),
             "data": {"from": "none"},
         }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -58,15 +59,15 @@ class DenoisingEnergyMatching:
         start: where x_0 comes from. "batch": the rows of the batch, a replay buffer's (iDEM). "prior": the flow's
             prior, which stands for the noise distribution N(0, h(1)); of the batch only the number of rows counts
             (pDEM).
-        clip: of the estimate, None for none. Clipped particle by particle it is not mean-free, which adds a
+        clip: of S_K, None for none. Clipped particle by particle it is not mean-free, which adds a
             constant to the loss of a mean-free network and nothing to its gradient.
         weighting: lambda(tau) = 1, or "variance": h(tau) + variance_offset, as the published code weights mixtures.
         variance_offset: length units squared.
         form: of the estimate; others than "weighted" for ablation only.
         blend: length over which the estimate goes over to the ratio form, see `estimate_score`. Without it S_K is
             biased by a multiple of the score where noise is much wider than a mode, whatever K is affordable.
-        noise_clip: of the estimate times the noise's width, after `clip`. The exact score times it is minus the mean of
-            the noise given the noised row: seldom longer than a few, where estimates far out are off by decades.
+        noise_clip: of S_K times the width of the noise, after `clip`. The exact score times it is minus the mean of the
+            noise given the noised row: seldom longer than a few, where estimates far out are off by decades.
     """
 
     needs_force: ClassVar[bool] = False
@@ -127,21 +128,19 @@ class DenoisingEnergyMatching:
         h_B = self.schedule.h(tau_B)
         x_BD = x0_BD + h_B.sqrt().unsqueeze(1) * space.project(random.normal(dim, like=clean_BD))
         noise = _stream(random, self.samples, x_BD)
-        estimate = estimate_score(self.target, x_BD, h_B, noise, form=self.form, blend=self.blend)
-        score_BD = self.clipped(estimate.score_BD, h_B.sqrt().unsqueeze(1))
+        clip = partial(self.clipped, width_B1=h_B.sqrt().clamp_min(SMALLEST_WIDTH).unsqueeze(1))
+        estimate = estimate_score(self.target, x_BD, h_B, noise, form=self.form, clip=clip, blend=self.blend)
         weight_B = h_B + self.variance_offset if self.weighting == "variance" else torch.ones_like(h_B)
         weight_B = weight_B * (estimate.usable_B > 0)
-        return NoisedPoints(tau_B=tau_B, x_BD=x_BD, score_BD=score_BD, weight_B=weight_B), estimate.work
+        points = NoisedPoints(tau_B=tau_B, x_BD=x_BD, score_BD=estimate.score_BD, weight_B=weight_B)
+        return points, estimate.work
 
-    def clipped(self, score_BD: Tensor, deviation_B1: Tensor) -> Tensor:
-        """An estimate as the regression sees it, (B, D)."""
+    def clipped(self, score_BD: Tensor, width_B1: Tensor) -> Tensor:
+        """An estimate in noise of a width, clipped, (B, D)."""
         space = self.target.space
         if self.clip is not None:
             score_BD = self.clip(score_BD, space)
-        if self.noise_clip is not None:
-            width_B1 = deviation_B1.clamp_min(SMALLEST_WIDTH)
-            score_BD = self.noise_clip(score_BD * width_B1, space) / width_B1
-        return score_BD
+        return score_BD if self.noise_clip is None else self.noise_clip(score_BD * width_B1, space) / width_B1
 
 
 def score_regression_loss(score: Score, points: NoisedPoints) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.score_estimator import Form, estimate_score
+from models.score_estimator import Clip, Form, estimate_score
 from models.targets import dw4, gmm4
 from models.targets.gaussian_mixture import GaussianMixture
 
@@ -58,6 +58,19 @@ def test_between_them_it_is_their_mean_by_the_variances() -> None:
     found_BD = estimate_score(target, x_BD, h_B, noise_KBD, blend=blend).score_BD
     torch.testing.assert_close(found_BD[1:], torch.lerp(plain_BD, ratio_BD, share_B1[1:]), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found_BD[0], target.score(x_BD)[0])
+
+
+def test_a_clip_shortens_what_the_energy_says_and_not_what_noise_says() -> None:
+    target, blend = dw4(), 0.5
+    x_BD, noise_KBD = target.space.project(6.0 * normal(4, 8)), normal(5, 4, 8, seed=2)
+    h_B = torch.full((4,), 4.0, dtype=torch.float64)
+    clip = Clip(norm=0.1, of="row")
+    both: list[Form] = ["weighted", "ratio"]
+    plain_BD, ratio_BD = (estimate_score(target, x_BD, h_B, noise_KBD, form=f).score_BD for f in both)
+    assert float(plain_BD.norm(dim=1).min()) > 10.0
+    found = estimate_score(target, x_BD, h_B, noise_KBD, blend=blend, clip=lambda s_BD: clip(s_BD, target.space))
+    expected_BD = torch.lerp(clip(plain_BD, target.space), ratio_BD, 4.0 / (4.0 + blend**2))
+    torch.testing.assert_close(found.score_BD, expected_BD, rtol=1e-10, atol=1e-10)
 
 
 def test_in_wide_noise_it_errs_many_times_less() -> None:
