@@ -23,6 +23,7 @@ from harness.checkpoint import write_json
 from harness.cli import BudgetOptions, StudyOptions
 from harness.contracts import Choice, FloatRange, IntRange, Recorder, Runner, Search, SearchSpace
 from harness.identity import plain
+from harness.online_study import OnlineRun, OnlineStudy, TermsOf
 from harness.plan import Phase
 from harness.plan_run import PlanCells, PlanStudyRun
 from harness.plan_study import PlanComparison, PlanStudy
@@ -61,6 +62,37 @@ def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> st
             make_search=search_factory(options, study.setting.seeds[0], folder),
         )
         return conclude_study(run, run.run())
+
+
+def launch_online(
+    study: OnlineStudy, options: BudgetOptions, *, terms_of: TermsOf, experiment: str, surface_experiment: str
+) -> str:
+    """Run, resume or only describe runs that decide on the way; the surface that they are held to comes first."""
+    check_output(options.output)
+    if options.dry_run:
+        from harness.dry_run import describe
+
+        return describe(study.surface, options.output)
+    check_machine(study.setting.placement, options)
+    check_problem(study.setting, study.surface.phases.all, options.output)
+    from harness.online_report import conclude_online
+
+    surface, folder = study.surface, options.output / study.name / study.id
+    with runner_of(options, folder) as runner:
+        with recorder_of(surface, options, surface_experiment) as recorder:
+            search = search_factory(options, study.setting.seeds[0], options.output / surface.name / surface.id)
+            fixed = StudyRun(surface, output=options.output, runner=runner, recorder=recorder, make_search=search)
+            cells = fixed.run()
+        with recorder_of(study, options, experiment) as recorder:
+            run = OnlineRun(
+                study,
+                phases=fixed.phases,
+                terms_of=terms_of,
+                output=options.output,
+                runner=runner,
+                recorder=recorder,
+            )
+            return conclude_online(run, run.run(), cells)
 
 
 def launch_plan(study: PlanStudy, options: StudyOptions, *, experiment: str) -> str:
@@ -191,7 +223,7 @@ def check_machine(placement: Placement, options: StudyOptions) -> None:
 
 @contextmanager
 def recorder_of(
-    study: Study | PlanStudy | PlanComparison | Sweep, options: StudyOptions, experiment: str
+    study: Study | PlanStudy | PlanComparison | Sweep | OnlineStudy, options: StudyOptions, experiment: str
 ) -> Iterator[Recorder]:
     """The tracker, and study.json: everything needed to repeat the study."""
     from harness.adapters.mlflow_recorder import MlflowRecorder
@@ -260,7 +292,7 @@ def choices(space: SearchSpace, count: int) -> dict[str, Choice]:
     return {name: spread(domain) for name, domain in space.items()}
 
 
-def described(study: Study | PlanStudy | PlanComparison | Sweep) -> dict[str, Any]:
+def described(study: Study | PlanStudy | PlanComparison | Sweep | OnlineStudy) -> dict[str, Any]:
     """A study's values, the command, and the versions that it ran on."""
     return {
         "id": study.id,
