@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -52,15 +52,22 @@ def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> st
     from harness.conclusion import conclude_study
 
     folder = options.output / study.name / study.id
-    with runner_of(options, folder) as runner, recorder_of(study, options, experiment) as recorder:
-        run = StudyRun(
+    with runner_of(options, folder) as runner, split_run(study, options, runner, experiment) as run:
+        return conclude_study(run, run.run())
+
+
+@contextmanager
+def split_run(study: Study, options: BudgetOptions, runner: Runner, experiment: str) -> Iterator[StudyRun]:
+    """A budget study with its tracker open."""
+    folder = options.output / study.name / study.id
+    with recorder_of(study, options, experiment) as recorder:
+        yield StudyRun(
             study,
             output=options.output,
             runner=runner,
             recorder=recorder,
             make_search=search_factory(options, study.setting.seeds[0], folder),
         )
-        return conclude_study(run, run.run())
 
 
 def launch_plan(study: PlanStudy, options: StudyOptions, *, experiment: str) -> str:
@@ -189,10 +196,18 @@ def check_machine(placement: Placement, options: StudyOptions) -> None:
         raise too_much(placement, "GPU", need, have)
 
 
+class Named(Protocol):
+    """A study as a value, of whatever kind."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def id(self) -> str: ...
+
+
 @contextmanager
-def recorder_of(
-    study: Study | PlanStudy | PlanComparison | Sweep, options: StudyOptions, experiment: str
-) -> Iterator[Recorder]:
+def recorder_of(study: Named, options: StudyOptions, experiment: str) -> Iterator[Recorder]:
     """The tracker, and study.json: everything needed to repeat the study."""
     from harness.adapters.mlflow_recorder import MlflowRecorder
 
@@ -260,7 +275,7 @@ def choices(space: SearchSpace, count: int) -> dict[str, Choice]:
     return {name: spread(domain) for name, domain in space.items()}
 
 
-def described(study: Study | PlanStudy | PlanComparison | Sweep) -> dict[str, Any]:
+def described(study: Named) -> dict[str, Any]:
     """A study's values, the command, and the versions that it ran on."""
     return {
         "id": study.id,
