@@ -221,6 +221,11 @@ class Store:
         """The recorded step price of a phase on a kind of device, None if it was never measured."""
         return read_json(self._price_path(key))
 
+    def prices(self) -> list[dict[str, Any]]:
+        """Every recorded price with what it depends on under "key", on whatever kind of device."""
+        found = (read_json(path) for path in sorted((self.folder / "prices").glob("*.json")))
+        return [price for price in found if price is not None]
+
     def save_price(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
         write_json(self._price_path(key), {"key": dict(key), **value})
 

@@ -59,21 +59,36 @@ class Alone:
 
 
 class ProcessGroup:
-    """The default process group of torch.distributed (gloo on CPUs, NCCL on GPUs), which must be initialised."""
+    """A process group of torch.distributed (gloo on CPUs, NCCL on GPUs) that begins with the first process.
 
-    def __init__(self) -> None:
-        self.rank = dist.get_rank()
-        self.workers = dist.get_world_size()
+    Args:
+        group: the default one, which must be initialised, if left out.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.workers = dist.get_world_size(group)
 
     def sum_(self, flat: torch.Tensor) -> None:
-        dist.all_reduce(flat)
+        dist.all_reduce(flat, group=self.group)
 
     def gather(self, value: Any) -> list[Any] | None:
         into: list[Any] | None = [None] * self.workers if self.rank == 0 else None
-        dist.gather_object(value, into)
+        dist.gather_object(value, into, group=self.group)
         return into
 
     def broadcast(self, value: Any) -> Any:
         box = [value]
-        dist.broadcast_object_list(box)
+        dist.broadcast_object_list(box, group=self.group)
         return box[0]
+
+
+def first_workers(collective: Collective, count: int) -> Collective | None:
+    """The first few workers as a group of their own; None for the others. All workers must ask for it at once."""
+    if count == collective.workers:
+        return collective
+    if count == 1:
+        return Alone() if collective.rank == 0 else None
+    group = dist.new_group(list(range(count)))
+    return ProcessGroup(group) if collective.rank < count else None

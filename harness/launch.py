@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -53,15 +53,22 @@ def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> st
     from harness.conclusion import conclude_study
 
     folder = options.output / study.name / study.id
-    with runner_of(options, folder) as runner, recorder_of(study, options, experiment) as recorder:
-        run = StudyRun(
+    with runner_of(options, folder) as runner, split_run(study, options, runner, experiment) as run:
+        return conclude_study(run, run.run())
+
+
+@contextmanager
+def split_run(study: Study, options: BudgetOptions, runner: Runner, experiment: str) -> Iterator[StudyRun]:
+    """A budget study with its tracker open."""
+    folder = options.output / study.name / study.id
+    with recorder_of(study, options, experiment) as recorder:
+        yield StudyRun(
             study,
             output=options.output,
             runner=runner,
             recorder=recorder,
             make_search=search_factory(options, study.setting.seeds[0], folder),
         )
-        return conclude_study(run, run.run())
 
 
 def launch_online(
@@ -77,11 +84,8 @@ def launch_online(
     check_problem(study.setting, study.surface.phases.all, options.output)
     from harness.online_report import conclude_online
 
-    surface, folder = study.surface, options.output / study.name / study.id
-    with runner_of(options, folder) as runner:
-        with recorder_of(surface, options, surface_experiment) as recorder:
-            search = search_factory(options, study.setting.seeds[0], options.output / surface.name / surface.id)
-            fixed = StudyRun(surface, output=options.output, runner=runner, recorder=recorder, make_search=search)
+    with runner_of(options, options.output / study.name / study.id) as runner:
+        with split_run(study.surface, options, runner, surface_experiment) as fixed:
             cells = fixed.run()
         with recorder_of(study, options, experiment) as recorder:
             run = OnlineRun(
@@ -221,10 +225,18 @@ def check_machine(placement: Placement, options: StudyOptions) -> None:
         raise too_much(placement, "GPU", need, have)
 
 
+class Named(Protocol):
+    """A study as a value, of whatever kind."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def id(self) -> str: ...
+
+
 @contextmanager
-def recorder_of(
-    study: Study | PlanStudy | PlanComparison | Sweep | OnlineStudy, options: StudyOptions, experiment: str
-) -> Iterator[Recorder]:
+def recorder_of(study: Named, options: StudyOptions, experiment: str) -> Iterator[Recorder]:
     """The tracker, and study.json: everything needed to repeat the study."""
     from harness.adapters.mlflow_recorder import MlflowRecorder
 
@@ -292,7 +304,7 @@ def choices(space: SearchSpace, count: int) -> dict[str, Choice]:
     return {name: spread(domain) for name, domain in space.items()}
 
 
-def described(study: Study | PlanStudy | PlanComparison | Sweep | OnlineStudy) -> dict[str, Any]:
+def described(study: Named) -> dict[str, Any]:
     """A study's values, the command, and the versions that it ran on."""
     return {
         "id": study.id,

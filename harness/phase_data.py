@@ -67,9 +67,7 @@ class PhaseData:
         if not sampling.kept:
             return on_device(drawn_alone(sampling, seed), self.device)
         prior: Any = self.problem.flow(seed, phase.objective).prior
-        generator = torch.Generator().manual_seed(seed)
-        x_BD = prior.from_noise(torch.randn(sampling.rows, prior.space.dim, generator=generator))
-        return on_device(Batch(x_BD=x_BD, force_BD=torch.zeros_like(x_BD)), self.device)
+        return on_device(base_noise(prior, sampling.rows, seed), self.device)
 
     def _given(self, seed: int) -> Batch:
         key = f"seed {seed}"
@@ -124,6 +122,13 @@ class PhaseData:
         start, stop = share(rows, self.collective.rank, self.collective.workers)
         generator = torch.Generator().manual_seed(derived_seed("draw", key))
         return Random(generator=generator, global_size=rows, start=start, stop=stop)
+
+
+def base_noise(prior: Any, rows: int, seed: int) -> Batch:
+    """Rows of the base without forces that mean anything: what a step costs does not depend on where its rows lie."""
+    generator = torch.Generator().manual_seed(seed)
+    x_BD = prior.from_noise(torch.randn(rows, prior.space.dim, generator=generator))
+    return Batch(x_BD=x_BD, force_BD=torch.zeros_like(x_BD))
 
 
 def drawn_alone(sampling: Sampling, seed: int) -> Batch:

@@ -11,8 +11,17 @@ from numpy.typing import NDArray
 
 from harness.answers.fit import Fit, fit_power_law, fit_share_law, power_law, share_law, too_few
 from harness.answers.frontier import BudgetAnswer, Outcome, choose
-from harness.answers.question import Question
+from harness.answers.question import MetricChoice, Question
 from models.estimators import Estimate
+
+Way = Callable[[BudgetAnswer], Outcome | None]
+WAYS: Mapping[str, Way] = {
+    "best": lambda a: a.best,
+    "hybrid": lambda a: a.hybrid,
+    "first_only": lambda a: a.first_only,
+    "second_only": lambda a: a.second_only,
+}
+"""Ways of spending a budget that have a law, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +64,10 @@ class Laws:
 
 def laws_of(answers: Sequence[BudgetAnswer], question: Question) -> Laws:
     """Power laws of the metric, the law of the best share, and their verdict, from the answers alone."""
-    ways: dict[str, Callable[[BudgetAnswer], Outcome | None]] = {
-        "best": lambda a: a.best,
-        "hybrid": lambda a: a.hybrid,
-        "first_only": lambda a: a.first_only,
-        "second_only": lambda a: a.second_only,
-    }
     verdict, note = judge(answers, question)
     return Laws(
-        metrics={name: _metric_fit(answers, way, question) for name, way in ways.items()},
-        share=_share_fit(answers, question),
+        metrics={name: metric_fit(answers, way, question.metric) for name, way in WAYS.items()},
+        share=share_fit(answers, question),
         verdict=verdict,
         verdict_note=note,
     )
@@ -79,7 +82,7 @@ def judge(answers: Sequence[BudgetAnswer], question: Question) -> tuple[Verdict 
     seeds = _shared_seeds(answers)
     if not seeds or last.hybrid is None or last.first_only is None:
         return None, "a verdict needs hybrids and the first phase alone at the largest budget, with the same seeds"
-    by_seed = _values(known, lambda a: a.best, question, seeds)
+    by_seed = _values(known, WAYS["best"], question.metric, seeds)
     if any(not math.isfinite(v) for values in by_seed.values() for v in values) or not _finite(last, question):
         return None, "a verdict needs finite values, got diverged models among the best splits"
     law = power_law(budgets[:-1], by_seed, question.metric)
@@ -117,17 +120,17 @@ def _finite(answer: BudgetAnswer, question: Question) -> bool:
     return score is not None and math.isfinite(score.value)
 
 
-def _metric_fit(
-    answers: Sequence[BudgetAnswer], way: Callable[[BudgetAnswer], Outcome | None], question: Question
-) -> Fit:
+def metric_fit(answers: Sequence[BudgetAnswer], way: Way, metric: MetricChoice) -> Fit:
+    """The power law of a metric of one way of spending, over the budgets that allow it."""
     having = [a for a in answers if way(a) is not None]
     budgets = [a.budget.amount for a in having]
     if note := too_few(budgets):
         return Fit(law=None, note=note)
-    return fit_power_law(budgets, _values(having, way, question, _shared_seeds(having)), question.metric)
+    return fit_power_law(budgets, _values(having, way, metric, _shared_seeds(having)), metric)
 
 
-def _share_fit(answers: Sequence[BudgetAnswer], question: Question) -> Fit:
+def share_fit(answers: Sequence[BudgetAnswer], question: Question) -> Fit:
+    """The law of the best share, chosen by the question's metric."""
     budgets, seeds = [a.budget.amount for a in answers], _shared_seeds(answers)
     if note := too_few(budgets):
         return Fit(law=None, note=note)
@@ -137,16 +140,13 @@ def _share_fit(answers: Sequence[BudgetAnswer], question: Question) -> Fit:
 
 
 def _values(
-    answers: Sequence[BudgetAnswer],
-    way: Callable[[BudgetAnswer], Outcome | None],
-    question: Question,
-    seeds: Sequence[int],
+    answers: Sequence[BudgetAnswer], way: Way, metric: MetricChoice, seeds: Sequence[int]
 ) -> dict[int, list[float]]:
     """The metric's value of every seed at every budget; NaN where it has none."""
     values: dict[int, list[float]] = {seed: [] for seed in seeds}
     for answer in answers:
         outcome = way(answer)
-        score = None if outcome is None else outcome.scores.get(question.metric.name)
+        score = None if outcome is None else outcome.scores.get(metric.name)
         for seed in seeds:
             values[seed].append(math.nan if score is None else score.by_seed.get(seed, math.nan))
     return values
