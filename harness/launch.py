@@ -220,8 +220,13 @@ def runner_of(options: StudyOptions, folder: Path) -> Iterator[Runner]:
         return
     from harness.adapters.ray_runner import RayRunner
 
-    with RayRunner(address=options.address, concurrent=options.concurrent, folder=folder / "ray") as runner:
-        yield runner
+    runner = RayRunner(address=options.address, concurrent=options.concurrent, folder=folder / "ray")
+    try:
+        with runner:
+            yield runner
+    finally:
+        if runner.logs.is_dir():
+            print(f"Ray's logs: {runner.logs}", file=sys.stderr)
 
 
 def search_factory(options: BudgetOptions, seed: int, folder: Path) -> Callable[[str, SearchSpace], Search]:

@@ -19,7 +19,7 @@ from harness.split import Prices
 from harness.sweep import Sweep, SweepSource
 from harness.sweep_points import Meaning
 from harness.trial import TrialSpec
-from models.estimators import Estimate
+from models.estimators import Estimate, t_interval
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
@@ -96,6 +96,8 @@ class SweepRun:
             on_change=self._changed,
             on_result=self.session.keep_result,
         )
+        ended = sum(tried.state != "open" for tried in self.search.history)
+        self.session.progress.plan(device_seconds=0.0, cells=max(0, self.sweep.trials - ended), unit="points")
         self.session.run_source(source)
         points = self.points()
         for point in points:
@@ -161,7 +163,21 @@ class SweepRun:
             name = self.sweep.rungs[len(point.rungs) - 1]
             text = f"point {tried.number}: {self.sweep.question.metric.title} {rung.loss:.4g} at {name}"
             self.session.progress.note(text if tried.state == "open" else f"{text}, {tried.state}")
+            if len(point.rungs) == len(self.sweep.rungs):
+                self._show(point)
+        if tried.state != "open":
+            self.session.progress.count(1)
         self.record(point)
+
+    def _show(self, point: SweptPoint) -> None:
+        """Let a point on the last rung compete for the best that is shown: its mean over seeds, or its one model."""
+        rung, metric = point.rungs[-1], self.sweep.question.metric
+        shown = t_interval([self.loss_of(segment, "validation") for segment in rung.segments.values()])
+        if len(rung.segments) == 1:
+            (segment,) = rung.segments.values()
+            own = self.session.judgement.estimates(segment, "validation").get(metric.name)
+            shown = own if own is not None and metric.loss(own.value) == rung.loss else shown
+        self.session.watch.better(rung.loss, shown, f"point {point.tried.number} at {self.sweep.rungs[-1]}")
 
     def _spent(self, suggestion: Suggestion) -> float:
         rungs = range(1, len(self.sweep.ladder.steps) + 1)
