@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ import torch
 from harness.address import resolve
 from harness.checkpoint import write_json
 from harness.cli import BudgetOptions, StudyOptions
-from harness.contracts import Choice, FloatRange, IntRange, Recorder, Runner, Search, SearchSpace
+from harness.contracts import Choice, FloatRange, IntRange, Runner, Search, SearchSpace
+from harness.dashboard import HOST, PORT
 from harness.identity import plain
 from harness.plan import Phase
 from harness.plan_run import PlanCells, PlanStudyRun
@@ -33,6 +34,10 @@ from harness.sweep_again import Again
 from harness.sweep_points import Meaning
 from harness.sweep_run import Loss, SweepRun
 from harness.trial import Placement
+from harness.view import View, plan_view, split_view, sweep_view
+
+if TYPE_CHECKING:
+    from harness.adapters.mlflow_recorder import MlflowRecorder
 
 PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "scipy")
 
@@ -60,7 +65,7 @@ def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> st
             recorder=recorder,
             make_search=search_factory(options, study.setting.seeds[0], folder),
         )
-        return conclude_study(run, run.run())
+        return f"{conclude_study(run, run.run())}\n{where_to_look(recorder, options)}"
 
 
 def launch_plan(study: PlanStudy, options: StudyOptions, *, experiment: str) -> str:
@@ -91,7 +96,7 @@ def run_plans(study: PlanStudy | PlanComparison, options: StudyOptions, *, exper
     folder = options.output / study.name / study.id
     with runner_of(options, folder) as runner, recorder_of(study, options, experiment) as recorder:
         run = PlanStudyRun(study, output=options.output, runner=runner, recorder=recorder)
-        return conclude(run, run.run())
+        return f"{conclude(run, run.run())}\n{where_to_look(recorder, options)}"
 
 
 def launch_sweep(
@@ -135,7 +140,8 @@ def launch_sweep(
             runner=runner,
             recorder=recorder,
         )
-        return conclude_sweep(run, run.run(), share=fanova, resamples=resamples, again=again)
+        text = conclude_sweep(run, run.run(), share=fanova, resamples=resamples, again=again)
+        return f"{text}\n{where_to_look(recorder, options)}"
 
 
 def check_output(output: Path) -> None:
@@ -192,8 +198,8 @@ def check_machine(placement: Placement, options: StudyOptions) -> None:
 @contextmanager
 def recorder_of(
     study: Study | PlanStudy | PlanComparison | Sweep, options: StudyOptions, experiment: str
-) -> Iterator[Recorder]:
-    """The tracker, and study.json: everything needed to repeat the study."""
+) -> Iterator[MlflowRecorder]:
+    """The tracker, with a view of the study, and study.json: everything needed to repeat the study."""
     from harness.adapters.mlflow_recorder import MlflowRecorder
 
     write_json(options.output / study.name / study.id / "study.json", described(study))
@@ -205,9 +211,27 @@ def recorder_of(
         experiment=experiment,
     )
     try:
+        recorder.arrange(view_of(study))
         yield recorder
     finally:
         recorder.close()
+
+
+def view_of(study: Study | PlanStudy | PlanComparison | Sweep) -> View:
+    """What the study's page shows when it is opened."""
+    if isinstance(study, Study):
+        return split_view(study.question, study.currency)
+    if isinstance(study, Sweep):
+        return sweep_view(study.question.metric, tuple(study.space), costs=bool(study.rung_names))
+    return plan_view(study.question)
+
+
+def where_to_look(recorder: MlflowRecorder, options: StudyOptions) -> str:
+    """How to open the study's page."""
+    if options.tracking_uri is not None:
+        return f"records: {recorder.page(options.tracking_uri)}"
+    command = f"python -m harness.dashboard --output {options.output}"
+    return f"records: {command}, then {recorder.page(f'http://{HOST}:{PORT}')}"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from harness.split import Prices
 from harness.sweep import Sweep, SweepSource
 from harness.sweep_points import Meaning
 from harness.trial import TrialSpec
+from harness.view import FIRST_RUNG
 from models.estimators import Estimate, t_interval
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
+MOST_CHARACTERS = 60
+"""Of a run's name."""
 
 Loss = Callable[[Mapping[str, Estimate]], float]
 """From estimates of a model to what is minimised; not finite where it diverged."""
@@ -200,7 +203,7 @@ class SweepRun:
         tried, key = point.tried, f"point{point.tried.number}"
         params = {"number": tried.number, **self.sweep.acting(tried.values)}
         tags = {"state": tried.state, "rungs": str(len(point.rungs))}
-        self.recorder.start(key, name=f"point {tried.number}", params=params, tags=tags)
+        self.recorder.start(key, name=self._title(tried), params=params, tags=tags)
         suggestion = Suggestion(number=tried.number, values=tried.values)
         points: list[Point] = []
         for number in range(1, len(self.sweep.ladder.steps) + 1):
@@ -208,10 +211,21 @@ class SweepRun:
                 points += self._training_points(work, number)
         for rung in point.rungs:
             points += self._judged_points(rung)
+        if point.rungs and 0 < point.rungs[0].loss < math.inf:
+            points.append(replace(points[-1], metric=FIRST_RUNG, value=math.log10(point.rungs[0].loss), step=0))
         points += further
         self.recorder.record(key, list({(p.metric, p.step): p for p in points}.values()))
         if tried.state != "open":
             self.recorder.finish(key, "failed" if tried.state == "failed" else "finished")
+
+    def _title(self, tried: Tried) -> str:
+        """A name that tells what the point is: its number and the settings that act, as far as there is room."""
+        settings = (
+            f"{name} {value:.3g}" if isinstance(value, float) else str(value)
+            for name, value in self.sweep.acting(tried.values).items()
+        )
+        text = f"{tried.number}: {', '.join(settings)}"
+        return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
 
     def _training_points(self, work: BranchWork, rung: int) -> list[Point]:
         prefix = f"train/{self.meaning.label(work, rung)}seed{work.branch.seed}_"
