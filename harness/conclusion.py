@@ -22,6 +22,7 @@ from harness.contracts import Point
 from harness.identity import plain
 from harness.recording import RESOLUTION
 from harness.study import StudyRun
+from harness.view import BUDGET, SHOWN
 
 SUMMARY = "summary"
 JUDGING, DATA = "judging", "data"
@@ -93,7 +94,7 @@ def failures(run: StudyRun) -> list[str]:
 
 def where(run: StudyRun, files: Sequence[Path]) -> str:
     names = ", ".join(file.name for file in files)
-    return f"in {run.folder}:\n  {names}\ndashboard: make dashboard"
+    return f"in {run.folder}:\n  {names}"
 
 
 def write_files(
@@ -162,7 +163,7 @@ def summarise(run: StudyRun, answers: Sequence[BudgetAnswer], files: Sequence[Pa
         **{f"system.{key}": value for key, value in study.setting.problem["system"].items()},
         **{f"evaluation.{key}": value for key, value in study.setting.problem["evaluation"].items()},
     }
-    recorder.start(SUMMARY, name=f"summary · {study.name}", params=params, tags={"plan": SUMMARY})
+    recorder.start(SUMMARY, name=f"summary · {study.name}", params=params, tags={"plan": SUMMARY, **SHOWN})
     recorder.record(SUMMARY, [point for answered in answers for point in answer_points(run, answered)])
     for file in [*files, run.folder / "study.json"]:
         if file.exists():
@@ -175,7 +176,8 @@ def answer_points(run: StudyRun, answered: BudgetAnswer) -> list[Point]:
     question = run.study.question
     step = round(answered.budget.amount * RESOLUTION[answered.budget.currency])
     now = time.time()
-    points = [Point(metric="answer/best_share", value=answered.best.share, step=step, timestamp=now)]
+    told = {"answer/best_share": answered.best.share, BUDGET: answered.budget.amount}
+    points = [Point(metric=metric, value=value, step=step, timestamp=now) for metric, value in told.items()]
     ways = {
         "best": answered.best,
         "hybrid": answered.hybrid,

@@ -13,7 +13,7 @@ from types import FrameType
 
 import tyro
 
-HOST = "127.0.0.1"
+HOST, PORT = "127.0.0.1", 5000
 _STOP_SECONDS = 10.0
 
 
@@ -23,7 +23,7 @@ class Dashboard:
 
     output: Path = Path("results")
     """Output folder of the study, which holds mlflow.db."""
-    port: int = 5000
+    port: int = PORT
     """Port on this machine; the page is not visible from others."""
 
     @property
@@ -51,12 +51,11 @@ def checked(dashboard: Dashboard) -> Dashboard:
 
 
 def links(dashboard: Dashboard) -> list[str]:
-    """One line an experiment: its name and the address of its runs side by side."""
+    """One line a study: its experiment's name and the address of its runs side by side."""
     # Imported late: reading the records takes seconds, and a wrong command line should be told at once.
-    from harness.adapters.mlflow_recorder import compare_url, experiments
+    from harness.adapters.mlflow_recorder import pages
 
-    found = experiments(dashboard.database)
-    return [f"{name}: {compare_url(dashboard.port, number)}" for number, name in found.items()]
+    return pages(dashboard.database, f"http://{HOST}:{dashboard.port}")
 
 
 def serve(dashboard: Dashboard) -> int:

@@ -25,7 +25,7 @@ from harness.checkpoint import read_json, write_json
 from harness.cli import BudgetOptions
 from harness.dry_run import describe
 from harness.identity import plain
-from harness.launch import check_machine, check_output, check_problem, runner_of, split_run
+from harness.launch import check_machine, check_output, check_problem, recorder_of, runner_of, split_run
 from harness.plan import grid_floor
 from harness.session import StudyFailed
 from harness.split import LARGEST_FORK, Prices, SplitPhases
@@ -89,13 +89,15 @@ def extrapolate(study: Study, options: BudgetOptions, beyond: Beyond, *, experim
 
     with ExitStack() as stack:
         runner = stack.enter_context(runner_of(options, options.output / study.name / study.id))
-        first = stack.enter_context(split_run(study, options, runner, experiment))
+        recorder = stack.enter_context(recorder_of(study, options, experiment))
+        first = split_run(study, options, runner, recorder)
         cells = first.run()
         texts = [conclude_study(first, cells)]
         answers = best_splits(cells, study.budgets, study.question)
         told, larger = foretell(first, answers, beyond)
         first.session.progress.note(prediction_text(told, study.question))
-        second = stack.enter_context(split_run(larger, options, runner, experiment))
+        recorder = stack.enter_context(recorder_of(larger, options, experiment))
+        second = split_run(larger, options, runner, recorder)
         found = second.run()
         texts.append(conclude_study(second, found))
         trial = judged(told, second, best_splits(found, larger.budgets, larger.question))

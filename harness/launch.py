@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from harness.address import resolve
 from harness.checkpoint import write_json
 from harness.cli import BudgetOptions, StudyOptions
 from harness.contracts import Choice, FloatRange, IntRange, Recorder, Runner, Search, SearchSpace
+from harness.dashboard import HOST, PORT
 from harness.identity import plain
 from harness.online_study import OnlineRun, OnlineStudy, TermsOf
 from harness.plan import Phase
@@ -34,6 +35,10 @@ from harness.sweep_again import Again
 from harness.sweep_points import Meaning
 from harness.sweep_run import Loss, SweepRun
 from harness.trial import Placement
+from harness.view import View, plan_view, split_view, sweep_view
+
+if TYPE_CHECKING:
+    from harness.adapters.mlflow_recorder import MlflowRecorder
 
 PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "scipy")
 
@@ -53,22 +58,21 @@ def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> st
     from harness.conclusion import conclude_study
 
     folder = options.output / study.name / study.id
-    with runner_of(options, folder) as runner, split_run(study, options, runner, experiment) as run:
-        return conclude_study(run, run.run())
+    with runner_of(options, folder) as runner, recorder_of(study, options, experiment) as recorder:
+        run = split_run(study, options, runner, recorder)
+        return f"{conclude_study(run, run.run())}\n{where_to_look(recorder, options)}"
 
 
-@contextmanager
-def split_run(study: Study, options: BudgetOptions, runner: Runner, experiment: str) -> Iterator[StudyRun]:
-    """A budget study with its tracker open."""
+def split_run(study: Study, options: BudgetOptions, runner: Runner, recorder: Recorder) -> StudyRun:
+    """A budget study that is ready to run or to go on."""
     folder = options.output / study.name / study.id
-    with recorder_of(study, options, experiment) as recorder:
-        yield StudyRun(
-            study,
-            output=options.output,
-            runner=runner,
-            recorder=recorder,
-            make_search=search_factory(options, study.setting.seeds[0], folder),
-        )
+    return StudyRun(
+        study,
+        output=options.output,
+        runner=runner,
+        recorder=recorder,
+        make_search=search_factory(options, study.setting.seeds[0], folder),
+    )
 
 
 def launch_online(
@@ -85,7 +89,8 @@ def launch_online(
     from harness.online_report import conclude_online
 
     with runner_of(options, options.output / study.name / study.id) as runner:
-        with split_run(study.surface, options, runner, surface_experiment) as fixed:
+        with recorder_of(study.surface, options, surface_experiment) as recorder:
+            fixed = split_run(study.surface, options, runner, recorder)
             cells = fixed.run()
         with recorder_of(study, options, experiment) as recorder:
             run = OnlineRun(
@@ -96,7 +101,7 @@ def launch_online(
                 runner=runner,
                 recorder=recorder,
             )
-            return conclude_online(run, run.run(), cells)
+            return f"{conclude_online(run, run.run(), cells)}\n{where_to_look(recorder, options)}"
 
 
 def launch_plan(study: PlanStudy, options: StudyOptions, *, experiment: str) -> str:
@@ -127,7 +132,7 @@ def run_plans(study: PlanStudy | PlanComparison, options: StudyOptions, *, exper
     folder = options.output / study.name / study.id
     with runner_of(options, folder) as runner, recorder_of(study, options, experiment) as recorder:
         run = PlanStudyRun(study, output=options.output, runner=runner, recorder=recorder)
-        return conclude(run, run.run())
+        return f"{conclude(run, run.run())}\n{where_to_look(recorder, options)}"
 
 
 def launch_sweep(
@@ -171,7 +176,8 @@ def launch_sweep(
             runner=runner,
             recorder=recorder,
         )
-        return conclude_sweep(run, run.run(), share=fanova, resamples=resamples, again=again)
+        text = conclude_sweep(run, run.run(), share=fanova, resamples=resamples, again=again)
+        return f"{text}\n{where_to_look(recorder, options)}"
 
 
 def check_output(output: Path) -> None:
@@ -236,8 +242,8 @@ class Named(Protocol):
 
 
 @contextmanager
-def recorder_of(study: Named, options: StudyOptions, experiment: str) -> Iterator[Recorder]:
-    """The tracker, and study.json: everything needed to repeat the study."""
+def recorder_of(study: Named, options: StudyOptions, experiment: str) -> Iterator[MlflowRecorder]:
+    """The tracker, with a view of the study where it has one, and study.json: everything needed to repeat the study."""
     from harness.adapters.mlflow_recorder import MlflowRecorder
 
     write_json(options.output / study.name / study.id / "study.json", described(study))
@@ -249,9 +255,28 @@ def recorder_of(study: Named, options: StudyOptions, experiment: str) -> Iterato
         experiment=experiment,
     )
     try:
+        if (view := view_of(study)) is not None:
+            recorder.arrange(view)
         yield recorder
     finally:
         recorder.close()
+
+
+def view_of(study: Named) -> View | None:
+    """What the study's page shows when it is opened; None where nothing was thought of."""
+    if isinstance(study, Study | OnlineStudy):
+        return split_view(study.question, study.currency)
+    if isinstance(study, Sweep):
+        return sweep_view(study.question.metric, tuple(study.space), costs=bool(study.rung_names))
+    return plan_view(study.question) if isinstance(study, PlanStudy | PlanComparison) else None
+
+
+def where_to_look(recorder: MlflowRecorder, options: StudyOptions) -> str:
+    """How to open the study's page."""
+    if options.tracking_uri is not None:
+        return f"records: {recorder.page(options.tracking_uri)}"
+    command = f"python -m harness.dashboard --output {options.output}"
+    return f"records: {command}, then {recorder.page(f'http://{HOST}:{PORT}')}"
 
 
 @contextmanager
@@ -264,8 +289,13 @@ def runner_of(options: StudyOptions, folder: Path) -> Iterator[Runner]:
         return
     from harness.adapters.ray_runner import RayRunner
 
-    with RayRunner(address=options.address, concurrent=options.concurrent, folder=folder / "ray") as runner:
-        yield runner
+    runner = RayRunner(address=options.address, concurrent=options.concurrent, folder=folder / "ray")
+    try:
+        with runner:
+            yield runner
+    finally:
+        if runner.logs.is_dir():
+            print(f"Ray's logs: {runner.logs}", file=sys.stderr)
 
 
 def search_factory(options: BudgetOptions, seed: int, folder: Path) -> Callable[[str, SearchSpace], Search]:

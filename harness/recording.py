@@ -16,6 +16,7 @@ from harness.contracts import Point, Recorder
 from harness.plan import Branch, Phase
 from harness.split import PlannedCell, Prices, SeedPlan
 from harness.trial import Event
+from harness.view import COST
 
 RESOLUTION = {Currency.DEVICE_SECONDS: 1e6, Currency.FLOP: 1e-3}
 """Recorded steps are whole numbers: millionths of a device-second, or thousands of floating-point operations."""
@@ -134,6 +135,7 @@ def cell_points(cell: Cell, currency: Currency) -> list[Point]:
                 points.append(Point(metric=metric, value=value, step=step, timestamp=cell.timestamp))
     most = (cell.trunk_cost + cell.tail_cost).peak_memory_bytes
     shares = {"cost/peak_memory_bytes": float(most)} if most else {}
+    shares[COST] = cell.cost(currency)
     shares |= {"cost/trunk": cell.trunk_cost.amount(currency), "cost/tail": cell.tail_cost.amount(currency)}
     return points + [Point(metric=m, value=v, step=step, timestamp=cell.timestamp) for m, v in shares.items()]
 

@@ -21,6 +21,7 @@ from harness.progress import Progress
 from harness.source import StagedSource, parents_are_kept
 from harness.split import Prices
 from harness.trial import Event, Placement, TrialResult, TrialSpec
+from harness.watch import Watch
 
 SECONDS_BETWEEN_RECORDS = 30.0
 """A running study can be watched in the tracker, this far behind."""
@@ -108,14 +109,13 @@ class Session:
         self.folder = output / study.name / study.id
         self.store = Store(output / "store")
         self.runner = runner
-        self.progress = progress or Progress()
+        self.progress = progress or Progress(title=study.name)
         self.problem: Problem = resolve(setting.build)(setting.problem, cache=self.store.folder / "reference")
         self.judgement = Judgement(study.question, self.problem, self.store, setting.problem)
+        self.watch = Watch(self.progress, self.judgement)
         self.failures: list[TrialResult] = []
         self._on_judged = on_judged
         self._told_at = time.monotonic()
-        self._branches: dict[str, tuple[str, float]] = {}
-        self._last_step: dict[str, int] = {}
 
     def run(self, stages: Iterator[Sequence[TrialSpec]]) -> None:
         """Run all stages to their end. Failed trials are kept in `failures`, others go on."""
@@ -123,8 +123,10 @@ class Session:
 
     def run_source(self, source: TrialSource) -> None:
         """Run the trials of a source, which tells `keep_result` how they ended."""
-        self.runner.run(source, self._happened)
-        self.progress.close()
+        try:
+            self.runner.run(source, self._happened)
+        finally:
+            self.progress.close()
 
     def spec(self, name: str, seed: int, **work: Any) -> TrialSpec:
         """A trial of this study."""
@@ -202,24 +204,14 @@ class Session:
 
     def announce(self, works: Sequence[tuple[str, BranchWork]], prices: Prices) -> None:
         """Tell the progress what is to come. Args: works: branches with the name that people see."""
-        seconds, stops = 0.0, 0
-        for label, work in works:
-            price = prices.of(work.branch.phase).per_step.device_seconds
-            kept = max([0, *self.store.finished_steps(work.branch)])
-            self._branches[work.branch.hash] = (label, price)
-            self._last_step[work.branch.hash] = kept
-            seconds += max(0, work.stops[-1].steps - kept) * price
-            stops += sum(
-                stop.evaluate and not self.judgement.is_evaluated(segment.hash)
-                for segment, stop in zip(work.segments, work.stops, strict=True)
-            )
-        self.progress.plan(device_seconds=seconds, cells=stops)
+        self.watch.announce(works, prices)
 
     def _ready(self, spec: TrialSpec) -> bool:
         roots = frozenset(self.setting.root(work.branch.seed) for work in spec.works)
         return parents_are_kept(spec, self.store, roots)
 
     def keep_result(self, result: TrialResult) -> None:
+        self.progress.ended(result.spec.name)
         if result.status == "failed":
             self.failures.append(result)
             self.progress.note(f"trial {result.spec.name} failed: {result.error}")
@@ -228,9 +220,9 @@ class Session:
         reactions: dict[str, Callable[[TrialSpec, Event], None]] = {
             "workers": self._keep_proof,
             "price": self._keep_device,
-            "train": self._trained,
+            "train": self.watch.trained,
             "evaluated": self._evaluated,
-            "segment": self._trained,
+            "segment": self.watch.trained,
         }
         reactions[event.kind](spec, event)
 
@@ -238,7 +230,7 @@ class Session:
         """Who worked on what: rank, host, process and device of every worker of every trial."""
         path = self.folder / "workers.json"
         write_json(path, [*(read_json(path) or []), {"trial": spec.name, "time": event.timestamp, **event.notes}])
-        self.progress.advance(f"{spec.name}: {int(event.values['workers'])} workers")
+        self.watch.begun(spec, int(event.values["workers"]))
 
     def _keep_device(self, spec: TrialSpec, event: Event) -> None:
         write_json(self.folder / "device.json", {"device": event.notes["device"]})
@@ -249,15 +241,8 @@ class Session:
             + ("" if rows is None else f" with {rows:.0f} rows at a time")
         )
 
-    def _trained(self, spec: TrialSpec, event: Event) -> None:
-        label, price = self._branches.get(event.branch, (spec.name, 0.0))
-        steps = event.step - self._last_step.get(event.branch, 0)
-        self._last_step[event.branch] = max(event.step, self._last_step.get(event.branch, 0))
-        self.progress.advance(f"{label} {event.step} steps", device_seconds=max(0, steps) * price)
-
     def _evaluated(self, spec: TrialSpec, event: Event) -> None:
-        label, _ = self._branches.get(event.branch, (spec.name, 0.0))
-        self.progress.advance(f"{label} judged after {event.step} steps", cells=1)
+        self.watch.judged(spec, event)
         if time.monotonic() - self._told_at > SECONDS_BETWEEN_RECORDS:
             self._on_judged()
             self._told_at = time.monotonic()

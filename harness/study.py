@@ -20,6 +20,7 @@ from harness.session import Session, Setting
 from harness.split import Prices, SeedPlan, SplitPhases, fork_points, plan_seed
 from harness.trial import TrialSpec
 from harness.tuning import TUNING_SEED, Judge, Tuning, tune
+from harness.view import SHOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +205,8 @@ class StudyRun:
         setting = self.study.setting
         system = {f"system.{key}": value for key, value in setting.problem["system"].items()}
         params = run.params() | {"workers": setting.placement.workers} | system
-        self.recorder.start(run.key, name=run.name, params=params, tags=run_tags(run, []))
+        tags = run_tags(run, []) | (SHOWN if run.seed == setting.seeds[0] else {})
+        self.recorder.start(run.key, name=run.name, params=params, tags=tags)
 
     def cells(self) -> list[Cell]:
         """The surface, as far as it is evaluated."""

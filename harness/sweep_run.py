@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from harness.split import Prices
 from harness.sweep import Sweep, SweepSource
 from harness.sweep_points import Meaning
 from harness.trial import TrialSpec
-from models.estimators import Estimate
+from harness.view import FIRST_RUNG
+from models.estimators import Estimate, t_interval
 
 SPLITS: tuple[Split, ...] = ("validation", "test")
+MOST_CHARACTERS = 60
+"""Of a run's name."""
 
 Loss = Callable[[Mapping[str, Estimate]], float]
 """From estimates of a model to what is minimised; not finite where it diverged."""
@@ -96,6 +99,8 @@ class SweepRun:
             on_change=self._changed,
             on_result=self.session.keep_result,
         )
+        ended = sum(tried.state != "open" for tried in self.search.history)
+        self.session.progress.plan(device_seconds=0.0, cells=max(0, self.sweep.trials - ended), unit="points")
         self.session.run_source(source)
         points = self.points()
         for point in points:
@@ -161,7 +166,21 @@ class SweepRun:
             name = self.sweep.rungs[len(point.rungs) - 1]
             text = f"point {tried.number}: {self.sweep.question.metric.title} {rung.loss:.4g} at {name}"
             self.session.progress.note(text if tried.state == "open" else f"{text}, {tried.state}")
+            if len(point.rungs) == len(self.sweep.rungs):
+                self._show(point)
+        if tried.state != "open":
+            self.session.progress.count(1)
         self.record(point)
+
+    def _show(self, point: SweptPoint) -> None:
+        """Let a point on the last rung compete for the best that is shown: its mean over seeds, or its one model."""
+        rung, metric = point.rungs[-1], self.sweep.question.metric
+        shown = t_interval([self.loss_of(segment, "validation") for segment in rung.segments.values()])
+        if len(rung.segments) == 1:
+            (segment,) = rung.segments.values()
+            own = self.session.judgement.estimates(segment, "validation").get(metric.name)
+            shown = own if own is not None and metric.loss(own.value) == rung.loss else shown
+        self.session.watch.better(rung.loss, shown, f"point {point.tried.number} at {self.sweep.rungs[-1]}")
 
     def _spent(self, suggestion: Suggestion) -> float:
         rungs = range(1, len(self.sweep.ladder.steps) + 1)
@@ -184,7 +203,7 @@ class SweepRun:
         tried, key = point.tried, f"point{point.tried.number}"
         params = {"number": tried.number, **self.sweep.acting(tried.values)}
         tags = {"state": tried.state, "rungs": str(len(point.rungs))}
-        self.recorder.start(key, name=f"point {tried.number}", params=params, tags=tags)
+        self.recorder.start(key, name=self._title(tried), params=params, tags=tags)
         suggestion = Suggestion(number=tried.number, values=tried.values)
         points: list[Point] = []
         for number in range(1, len(self.sweep.ladder.steps) + 1):
@@ -192,10 +211,21 @@ class SweepRun:
                 points += self._training_points(work, number)
         for rung in point.rungs:
             points += self._judged_points(rung)
+        if point.rungs and 0 < point.rungs[0].loss < math.inf:
+            points.append(replace(points[-1], metric=FIRST_RUNG, value=math.log10(point.rungs[0].loss), step=0))
         points += further
         self.recorder.record(key, list({(p.metric, p.step): p for p in points}.values()))
         if tried.state != "open":
             self.recorder.finish(key, "failed" if tried.state == "failed" else "finished")
+
+    def _title(self, tried: Tried) -> str:
+        """A name that tells what the point is: its number and the settings that act, as far as there is room."""
+        settings = (
+            f"{name} {value:.3g}" if isinstance(value, float) else str(value)
+            for name, value in self.sweep.acting(tried.values).items()
+        )
+        text = f"{tried.number}: {', '.join(settings)}"
+        return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
 
     def _training_points(self, work: BranchWork, rung: int) -> list[Point]:
         prefix = f"train/{self.meaning.label(work, rung)}seed{work.branch.seed}_"

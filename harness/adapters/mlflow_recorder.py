@@ -12,7 +12,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote
 
 # MLflow reads this while it is imported: a study tells nobody about itself unless its user asks for it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -22,8 +21,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 from mlflow.tracking import MlflowClient
 
+from harness.adapters.mlflow_view import KIND, KIND_TAG, VIEW_TAG, charts_address, page_address, shared_view
 from harness.contracts import Point
 from harness.identity import canonical
+from harness.view import View
 
 _STUDY_TAG, _KEY_TAG, _NOT_FINITE_TAG, _NOTE_TAG = "study", "key", "not_finite", "mlflow.note.content"
 _MAX_METRICS, _MAX_PARAMS = 1000, 100  # of one batch
@@ -81,6 +82,19 @@ class MlflowRecorder:
     @property
     def experiment_id(self) -> str:
         return self._experiment_id
+
+    def arrange(self, view: View) -> None:
+        """Keep how the study's runs are to be shown when their page is opened."""
+        texts = {VIEW_TAG + self._study: shared_view(view, self._study), KIND_TAG: KIND, _NOTE_TAG: view.note}
+        with _writing():
+            known = self._client.get_experiment(self._experiment_id).tags
+            for name, text in texts.items():
+                if text and known.get(name) != text:
+                    self._client.set_experiment_tag(self._experiment_id, name, text)
+
+    def page(self, server: str) -> str:
+        """Address of the study's page. Args: server: scheme, host and port of MLflow's server over these records."""
+        return page_address(server, self._experiment_id, self._study)
 
     def start(self, key: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         with _writing():
@@ -178,16 +192,19 @@ class MlflowRecorder:
                 return
 
 
-def compare_url(port: int, experiment_id: str, study: str | None = None) -> str:
-    """Address of the charts of an experiment's runs side by side, of one study if it is named."""
-    chosen = "" if study is None else "&searchFilter=" + quote(f"tags.{_STUDY_TAG} = '{study}'")
-    return f"http://127.0.0.1:{port}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART{chosen}"
+def pages(database: Path, server: str) -> list[str]:
+    """A line for every study in a database: its experiment and the address of its page.
 
-
-def experiments(database: Path) -> dict[str, str]:
-    """Names of the experiments in a database, by their ids; the one that MLflow makes for itself is left out."""
-    found = _open_database(database).search_experiments()
-    return {experiment.experiment_id: experiment.name for experiment in found if experiment.experiment_id != "0"}
+    Experiments of which no study has a view have a line for all their runs. MLflow's own first one is left out.
+    """
+    lines = []
+    for experiment in _open_database(database).search_experiments():
+        number = experiment.experiment_id
+        studies = [tag.removeprefix(VIEW_TAG) for tag in experiment.tags if tag.startswith(VIEW_TAG)]
+        found = [page_address(server, number, study) for study in studies]
+        if number != "0":
+            lines += [f"{experiment.name}: {address}" for address in found or [charts_address(server, number)]]
+    return lines
 
 
 def _open_database(path: Path) -> MlflowClient:

@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from harness.adapters.ray_cluster import check_cores
-from harness.adapters.ray_session import RaySession, open_session, starts_locally
+from harness.adapters.ray_session import LOGS, RaySession, open_session, starts_locally
 from harness.adapters.ray_trials import ON_HEAD, OnEvent, Trials, check_not_stuck
 from harness.adapters.ray_worker import ERROR, drive_trial
 from harness.contracts import TrialSource
@@ -49,6 +49,11 @@ class RayRunner:
         self.worker = worker
         self._session: RaySession | None = None
         self._kept = False
+
+    @property
+    def logs(self) -> Path:
+        """Where a local Ray's logs are kept once it has ended."""
+        return self.folder / LOGS
 
     def __enter__(self) -> RayRunner:
         """Keep Ray from the first run that needs it until the end of the block; else every run starts its own."""
@@ -118,7 +123,7 @@ class RayRunner:
         if not trials.finished:
             raise RuntimeError(
                 "all trials must end before Tune does, but it left some; run the same command again, and see "
-                f"{self.folder / 'ray_logs'}"
+                f"{self.logs}"
             )
 
 

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("models", "harness", "studies")
+LOGS = "ray_logs"
 OBJECT_STORE_BYTES = 256 * 2**20
 """Specs and events are all that crosses processes."""
 
@@ -60,7 +61,7 @@ class RaySession:
             ray.shutdown()
         if self.record is not None:
             self.record.close()
-            keep_logs(self.record.session, self.folder / "ray_logs")
+            keep_logs(self.record.session, self.folder / LOGS)
             remove(self.record.session)
 
 

@@ -155,7 +155,8 @@ def _bca_interval(value: float, replicates_R: Array, jackknife_n: Array) -> tupl
     acceleration = _acceleration(jackknife_n)
     shifted = bias + ndtri(np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     levels = ndtr(bias + shifted / (1 - acceleration * shifted))
-    lo, hi = np.quantile(replicates_R, levels)
+    with np.errstate(invalid="ignore"):  # between infinite replicates there is no end to tell
+        lo, hi = np.quantile(replicates_R, levels)
     return float(lo), float(hi)
 
 

@@ -14,8 +14,11 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from harness.adapters import mlflow_recorder
-from harness.adapters.mlflow_recorder import MlflowRecorder, compare_url, experiments
+from harness.adapters.mlflow_recorder import MlflowRecorder, pages
+from harness.adapters.mlflow_view import shared_view
 from harness.contracts import Point
+from harness.view import plan_view
+from tests.harness.test_view import QUESTION
 from tests.laws.recorder_laws import RecorderLaws, StoredRun, line
 
 
@@ -114,13 +117,21 @@ def test_a_file_that_is_not_there_is_refused(store: Path) -> None:
         recorder.attach("a", store / "nowhere.csv")
 
 
-def test_the_link_names_the_experiment_and_the_study(store: Path) -> None:
+def test_pages_are_the_views_of_studies_or_else_all_runs(store: Path) -> None:
+    server = "http://127.0.0.1:5001"
     recorder = opened(store, "linked", experiment="linked experiment")
-    assert experiments(store / "mlflow.db")[recorder.experiment_id] == "linked experiment"
-    assert compare_url(5001, recorder.experiment_id, "linked") == (
-        f"http://127.0.0.1:5001/#/experiments/{recorder.experiment_id}/runs"
-        "?compareRunsMode=CHART&searchFilter=tags.study%20%3D%20%27linked%27"
-    )
+    plain = f"linked experiment: {server}/#/experiments/{recorder.experiment_id}/runs?compareRunsMode=CHART"
+    assert plain in pages(store / "mlflow.db", server)
+    recorder.arrange(plan_view(QUESTION))
+    recorder.arrange(plan_view(QUESTION))
+    found = pages(store / "mlflow.db", server)
+    assert f"linked experiment: {recorder.page(server)}" in found
+    assert recorder.page(server) == plain.removeprefix("linked experiment: ") + "&viewStateShareKey=linked"
+    assert plain not in found
+    assert not [line for line in found if line.startswith("Default")]
+    tags = client_of(store).get_experiment(recorder.experiment_id).tags
+    assert tags["mlflow.sharedViewState.linked"] == shared_view(plan_view(QUESTION), "linked")
+    assert "device-second" in tags["mlflow.note.content"]
 
 
 def test_a_deleted_experiment_is_refused(store: Path) -> None:

@@ -141,6 +141,7 @@ def test_judgements_are_recorded_with_their_interval_and_shares(plan: SeedPlan) 
         by_metric = {metric: [p for p in points if p.metric == metric] for metric in {p.metric for p in points}}
         assert {p.value for p in by_metric["test/nll_eval_lo"]} == {0.5}
         total = [a.value + b.value for a, b in zip(by_metric["cost/trunk"], by_metric["cost/tail"], strict=True)]
+        assert [p.value for p in by_metric["cost/total"]] == pytest.approx(total)
         steps = [p.step for p in by_metric["cost/trunk"]]
         assert steps == [round(cost * RESOLUTION[Currency.FLOP]) for cost in total]
         assert all(a < b for a, b in pairwise(sorted(steps)))
