@@ -32,6 +32,7 @@ from harness.sweep import Sweep
 from harness.sweep_again import Again
 from harness.sweep_points import Meaning
 from harness.sweep_run import Loss, SweepRun
+from harness.told import without_passwords
 from harness.trial import Placement
 
 PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "scipy")
@@ -42,7 +43,7 @@ Conclude = Callable[[PlanStudyRun, PlanCells], str]
 
 def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> str:
     """Run, resume or only describe a budget study; the text to print. Records go to the tracker's `experiment`."""
-    check_output(options.output)
+    check_options(options)
     if options.dry_run:
         from harness.dry_run import describe
 
@@ -75,7 +76,7 @@ def launch_comparison(
 ) -> str:
     """Run, resume or only describe several plans side by side; the text to print, which `conclude` writes."""
     if dry_run:
-        check_output(options.output)
+        check_options(options)
         check_problem(study.setting, study.phases, options.output)
         from harness.plan_dry_run import describe_plans
 
@@ -85,7 +86,7 @@ def launch_comparison(
 
 def run_plans(study: PlanStudy | PlanComparison, options: StudyOptions, *, experiment: str, conclude: Conclude) -> str:
     """Run or resume; what `conclude` says of the run and of its judged cells."""
-    check_output(options.output)
+    check_options(options)
     check_machine(study.setting.placement, options)
     check_problem(study.setting, study.phases, options.output)
     folder = options.output / study.name / study.id
@@ -105,7 +106,7 @@ def launch_sweep(
     again: Again | None = None,
 ) -> str:
     """Run or resume a sweep; the text to print. Arguments as for a SweepRun and its report."""
-    check_output(options.output)
+    check_options(options)
     check_machine(sweep.setting.placement, options)
     check_problem(sweep.setting, list(meaning.phases()), options.output)
     from harness.adapters.optuna_importance import fanova
@@ -124,6 +125,7 @@ def launch_sweep(
         ladder=sweep.ladder,
         acts=sweep.acts if sweep.conditional else None,
         first=sweep.first,
+        objectives=len(sweep.objectives),
     )
     with runner_of(options, folder) as runner, recorder_of(sweep, options, experiment) as recorder:
         run = SweepRun(
@@ -136,6 +138,26 @@ def launch_sweep(
             recorder=recorder,
         )
         return conclude_sweep(run, run.run(), share=fanova, resamples=resamples, again=again)
+
+
+def check_options(options: StudyOptions) -> None:
+    """Raise ValueError for options that contradict each other, and where records or results cannot be written."""
+    given = {"--address": options.address, "--concurrent": options.concurrent}
+    for name, value in given.items():
+        if options.runner == "inline" and value is not None:
+            raise ValueError(
+                f"the inline runner has no cluster and one trial at a time, got {name} {value}; leave it out"
+            )
+    if isinstance(options, BudgetOptions) and options.search != "tpe" and not options.tune:
+        raise ValueError(
+            f"--search says how --tune proposes settings, got --search {options.search} and none to try; "
+            "write for example --tune 6, or leave it out"
+        )
+    check_output(options.output)
+    if options.tracking_uri is not None:
+        from harness.adapters.mlflow_server import check_server
+
+        check_server(options.tracking_uri)
 
 
 def check_output(output: Path) -> None:
@@ -171,17 +193,18 @@ def check_problem(setting: Setting, phases: Sequence[Phase], output: Path) -> No
 
 
 def check_machine(placement: Placement, options: StudyOptions) -> None:
-    """Refuse workers that this machine cannot hold. What a cluster holds is only known once it answers.
+    """Refuse workers that this machine cannot hold. What a cluster holds is only known once it lets us in.
 
     Raises:
-        ValueError: if cores or GPUs are too few.
+        ValueError: if cores or GPUs are too few, or no cluster answers.
     """
     if options.runner == "inline":
         return
     from harness.adapters.ray_cluster import check_cores, too_much
-    from harness.adapters.ray_session import starts_locally
+    from harness.adapters.ray_session import check_address, starts_locally
 
     if not starts_locally(options.address):
+        check_address(options.address)
         return
     check_cores(placement)
     need, have = placement.workers * placement.gpus_per_worker, torch.cuda.device_count()
@@ -198,7 +221,7 @@ def recorder_of(
 
     write_json(options.output / study.name / study.id / "study.json", described(study))
     recorder = MlflowRecorder(
-        database=None if options.tracking_uri else options.output / "mlflow.db",
+        database=None if options.tracking_uri is not None else options.output / "mlflow.db",
         tracking_uri=options.tracking_uri,
         artifacts=options.output / "artifacts",
         study=study.id,
@@ -265,7 +288,7 @@ def described(study: Study | PlanStudy | PlanComparison | Sweep) -> dict[str, An
     return {
         "id": study.id,
         "study": plain(study),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [without_passwords(text) for text in (Path(sys.argv[0]).name, *sys.argv[1:])],
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "cores": os.cpu_count(),

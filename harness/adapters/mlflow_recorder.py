@@ -22,8 +22,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 from mlflow.tracking import MlflowClient
 
+from harness.adapters.mlflow_server import check_server
+from harness.adapters.sqlite_uri import sqlite_uri
 from harness.contracts import Point
 from harness.identity import canonical
+from harness.told import without_passwords
 
 _STUDY_TAG, _KEY_TAG, _NOT_FINITE_TAG, _NOTE_TAG = "study", "key", "not_finite", "mlflow.note.content"
 _MAX_METRICS, _MAX_PARAMS = 1000, 100  # of one batch
@@ -58,7 +61,8 @@ class MlflowRecorder:
         study: value of the `study` tag. experiment: name of the MLflow experiment, made if absent.
 
     Raises:
-        ValueError: if the database cannot be written, is locked by another program, or the experiment was deleted.
+        ValueError: if the database cannot be written, is locked by another program, the server does not answer, or the
+            experiment was deleted.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class MlflowRecorder:
         if "'" in study:
             raise ValueError(f"a study's name stands in quotes in searches, got {study!r}; write it without '")
         self._study = study
-        self._client = _open_database(database) if database is not None else MlflowClient(tracking_uri=tracking_uri)
+        self._client = _open_database(database) if database is not None else _open_server(str(tracking_uri))
         location = artifacts.absolute().as_uri() if database is not None else None
         self._experiment_id = _experiment_id(self._client, experiment, location)
         self._runs: dict[str, _OpenRun] = {}
@@ -190,6 +194,11 @@ def experiments(database: Path) -> dict[str, str]:
     return {experiment.experiment_id: experiment.name for experiment in found if experiment.experiment_id != "0"}
 
 
+def _open_server(uri: str) -> MlflowClient:
+    check_server(uri)
+    return MlflowClient(tracking_uri=uri)
+
+
 def _open_database(path: Path) -> MlflowClient:
     """A client of the SQLite file, with its tables.
 
@@ -208,7 +217,7 @@ def _open_database(path: Path) -> MlflowClient:
                 _make_database(path)
             with closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as probe:
                 probe.execute("BEGIN IMMEDIATE")
-            client = MlflowClient(tracking_uri=f"sqlite:///{path}")
+            client = MlflowClient(tracking_uri=sqlite_uri(path))
             client.search_experiments(max_results=1)
     except (OSError, sqlite3.Error) as error:
         raise ValueError(
@@ -223,7 +232,7 @@ def _make_database(path: Path) -> None:
     made = path.with_name(f".partial-{path.name}")
     for leftover in path.parent.glob(f"{made.name}*"):
         leftover.unlink()
-    engine = create_sqlalchemy_engine(f"sqlite:///{made}")
+    engine = create_sqlalchemy_engine(sqlite_uri(made))
     _initialize_tables(engine)
     engine.dispose()
     os.replace(made, path)
@@ -247,7 +256,7 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        reason = str(error).splitlines()[0]
+        reason = without_passwords(str(error).splitlines()[0])
         raise RuntimeError(
             f"a record has to be written before the study goes on, but MLflow refused: {reason}; "
             "free the database or the server and run the same command again, which loses nothing"
