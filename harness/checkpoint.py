@@ -10,7 +10,10 @@ import hashlib
 import io
 import json
 import os
+import pickle
+import re
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +28,9 @@ from harness.trial import Event
 
 READABLE = 0o644
 """Temporary files start private; what is shared with other workers must be readable by them."""
+
+NAME = re.compile(r"[0-9a-f]{64}\.[a-z]+")
+"""Of an object: its SHA-256 and a suffix."""
 
 
 class DamagedObject(RuntimeError):
@@ -59,6 +65,12 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
+def read_record(path: Path, *names: str) -> dict[str, Any] | None:
+    """The object of a file with these names in it; None where there is none, or something else."""
+    value = read_json(path)
+    return value if isinstance(value, dict) and set(names) <= value.keys() else None
+
+
 class Store:
     """Checkpoints and records of any number of studies, found by content hash.
 
@@ -81,8 +93,11 @@ class Store:
         """The bytes under a name.
 
         Raises:
-            DamagedObject: where they are gone or do not hash to their name (the file is then removed).
+            DamagedObject: where they are gone, do not hash to their name (the file is then removed), or the name is
+                none that `put` gives, which could lead out of the store.
         """
+        if NAME.fullmatch(name) is None:
+            raise DamagedObject(f"an object's name is its hash, got {name!r}; run the same command again")
         path = self.folder / "objects" / name
         try:
             content = path.read_bytes()
@@ -100,8 +115,19 @@ class Store:
         return self.put(buffer.getvalue(), ".pt")
 
     def get_state(self, name: str) -> dict[str, Any]:
-        """A checkpoint, loaded as weights only: no code of the file is run."""
-        return torch.load(io.BytesIO(self.get(name)), weights_only=True, map_location="cpu")
+        """A checkpoint, loaded as weights only: no code of the file is run.
+
+        Raises:
+            DamagedObject: as `get`, and where it holds something else than tensors, numbers and texts by name.
+        """
+        content = self.get(name)
+        try:
+            state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+            raise foreign(name, "a checkpoint holds weights only", error) from error
+        if not isinstance(state, dict):
+            raise foreign(name, "a checkpoint holds weights only", f"a {type(state).__name__}")
+        return state
 
     def put_arrays(self, arrays: Mapping[str, np.ndarray]) -> str:
         buffer = io.BytesIO()
@@ -109,8 +135,13 @@ class Store:
         return self.put(buffer.getvalue(), ".npz")
 
     def get_arrays(self, name: str) -> dict[str, np.ndarray]:
-        with np.load(io.BytesIO(self.get(name)), allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        """Named arrays, read without pickle. Raises: DamagedObject as `get`, and where it holds something else."""
+        content = self.get(name)
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+        except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise foreign(name, "records are plain arrays", error) from error
 
     # segments
 
@@ -119,7 +150,7 @@ class Store:
 
     def segment(self, segment_hash: str) -> dict[str, Any] | None:
         """What is known of a finished segment: its state's name, checksum and events; None if it is not finished."""
-        return read_json(self._segment_path(segment_hash))
+        return read_record(self._segment_path(segment_hash), "branch", "parent", "steps", "state", "events")
 
     def finish_segment(self, segment: Segment, *, state: str, checksum: str, events: list[Event]) -> None:
         # The branch's entry comes first: alone it means nothing, but a segment without it would not be found again.
@@ -164,7 +195,7 @@ class Store:
 
     def evaluation(self, segment_hash: str, evaluation: str) -> dict[str, Any] | None:
         """The name of the records of a segment under an evaluation's settings, and what making them took."""
-        return read_json(self._evaluation_path(segment_hash, evaluation))
+        return read_record(self._evaluation_path(segment_hash, evaluation), "records")
 
     def finish_evaluation(self, segment_hash: str, evaluation: str, value: Mapping[str, Any]) -> None:
         write_json(self._evaluation_path(segment_hash, evaluation), dict(value))
@@ -179,7 +210,7 @@ class Store:
 
     def made_data(self, key: str) -> dict[str, Any] | None:
         """The name of the object that holds made rows, and what making them cost; None if they are not made."""
-        return read_json(self._made_data_path(key))
+        return read_record(self._made_data_path(key), "object")
 
     def save_made_data(self, key: str, value: Mapping[str, Any]) -> None:
         write_json(self._made_data_path(key), dict(value))
@@ -191,25 +222,25 @@ class Store:
 
     def save_latest(self, branch: Branch, *, steps: int, state: str, events: list[Event]) -> None:
         """Replace the branch's partial checkpoint; the object of the one before is dropped if no segment holds it."""
-        before = read_json(self._latest_path(branch))
+        before = self.latest(branch)
         value = {"steps": steps, "state": state, "events": [asdict(event) for event in events]}
         write_json(self._latest_path(branch), value)
         if before is not None and before["state"] != state:
             self._drop_object(branch, before["state"])
 
     def latest(self, branch: Branch) -> dict[str, Any] | None:
-        return read_json(self._latest_path(branch))
+        return read_record(self._latest_path(branch), "steps", "state", "events")
 
     def drop_latest(self, branch: Branch) -> None:
         """Forget the partial checkpoint (its object stays where a finished segment holds the same state)."""
-        before = read_json(self._latest_path(branch))
+        before = self.latest(branch)
         self._latest_path(branch).unlink(missing_ok=True)
         if before is not None:
             self._drop_object(branch, before["state"])
 
     def _drop_object(self, branch: Branch, state: str) -> None:
         segments = (self.segment(branch.at(n).hash) for n in self.finished_steps(branch))
-        if state not in {segment["state"] for segment in segments if segment}:
+        if NAME.fullmatch(state) and state not in {segment["state"] for segment in segments if segment}:
             (self.folder / "objects" / state).unlink(missing_ok=True)
 
     # prices
@@ -219,7 +250,7 @@ class Store:
 
     def price(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """The recorded step price of a phase on a kind of device, None if it was never measured."""
-        return read_json(self._price_path(key))
+        return read_record(self._price_path(key), "per_step")
 
     def prices(self) -> list[dict[str, Any]]:
         """Every recorded price with what it depends on under "key", on whatever kind of device."""
@@ -228,6 +259,12 @@ class Store:
 
     def save_price(self, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
         write_json(self._price_path(key), {"key": dict(key), **value})
+
+
+def foreign(name: str, rule: str, found: object) -> DamagedObject:
+    """What is told of an object that hashes to its name, and that no worker of this project can have written."""
+    first = (str(found).splitlines() or [type(found).__name__])[0]
+    return DamagedObject(f"{rule}, but object {name} does not ({first}); run the same command again")
 
 
 def checksum(tensors: Mapping[str, torch.Tensor]) -> str:

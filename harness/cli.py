@@ -15,8 +15,14 @@ from harness.identity import Settings
 from harness.session import Setting, StudyFailed
 from harness.split import SplitPhases
 from harness.study import Study
+from harness.told import check_paths, one_line
 from harness.trial import Placement
 from harness.tuning import Tuning
+
+MOST_BUDGETS = 64
+MOST_SEEDS = 1000
+"""That a count may ask for."""
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +112,14 @@ class BudgetOptions(StudyOptions):
 
 def parse_budgets(largest: str, budgets: str) -> tuple[Budget, ...]:
     """A count ("4": each half of the next, up to `largest`) or a list ("1s,3s,10s")."""
-    if not budgets.strip().isdigit():
+    if not budgets.strip().isdecimal():
         return tuple(Budget.parse(text) for text in budgets.split(","))
     top, count = Budget.parse(largest), int(budgets)
-    if count < 1:
-        raise ValueError(f"a study needs at least one budget, got --budgets {budgets}; write for example --budgets 4")
+    if not 1 <= count <= MOST_BUDGETS:
+        raise ValueError(
+            f"a study needs at least one budget and at most {MOST_BUDGETS}, each half of the next, got --budgets "
+            f"{budgets}; write for example --budgets 4"
+        )
     amounts = [top.amount / 2**k for k in reversed(range(count))]
     return tuple(Budget(amount=amount, currency=top.currency) for amount in amounts)
 
@@ -135,12 +144,16 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         raise ValueError(
             f"seeds are a count or a list of whole numbers, got {text!r}; write --seeds 3 or 3,5,8"
         ) from None
-    seeds = tuple(range(numbers[0])) if len(numbers) == 1 and "," not in text else numbers
-    if not seeds or min(seeds) < 0:
+    counted = "," not in text
+    if min(numbers) < 0 or (counted and numbers[0] == 0):
         raise ValueError(
             f"at least one seed is needed, none of them negative, got {text!r}; write for example --seeds 3"
         )
-    return seeds
+    if max(numbers) > LARGEST_SEED or (counted and numbers[0] > MOST_SEEDS):
+        raise ValueError(
+            f"seeds are a count up to {MOST_SEEDS} or numbers up to {LARGEST_SEED}, got {text!r}; write --seeds 3"
+        )
+    return tuple(range(numbers[0])) if counted else numbers
 
 
 def conclude(kind: type[Any]) -> None:
@@ -151,7 +164,12 @@ def conclude(kind: type[Any]) -> None:
     """
     options = tyro.cli(kind)
     try:
+        check_paths(options)
         print(options.execute())
     except (ValueError, StudyFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except OSError as error:
+        text = f"a study reads and writes files, got {error}; mend that, or write another path, and run it again"
+        print(f"error: {one_line(text)}", file=sys.stderr)
         raise SystemExit(2) from error

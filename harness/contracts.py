@@ -187,7 +187,7 @@ class Tried:
 
     Attributes:
         values: the point; empty while it is not drawn to its end. reported: intermediate values by step.
-        value: what was told at the end, None where the trial is open, pruned or failed.
+        value: the loss that was told at the end, None where the trial is open, pruned or failed.
     """
 
     number: int
@@ -197,12 +197,23 @@ class Tried:
     value: float | None
 
 
+Told = float | tuple[float, ...]
+"""What is minimised: a scalar, or one number for each objective, the loss first."""
+
+
 class SearchWithHistory(Search, Protocol):
-    """A search that remembers every point."""
+    """A search that remembers every point, and may have several objectives."""
+
+    def tell(self, number: int, value: Told | None) -> None:
+        """As that of a Search."""
 
     @property
     def history(self) -> tuple[Tried, ...]:
         """Every point proposed so far, in order of its number."""
+
+    @property
+    def front(self) -> tuple[int, ...]:
+        """Numbers of the points that no other one beats in an objective without losing in another."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,11 @@ from types import FrameType
 
 import tyro
 
+from harness.adapters.sqlite_uri import sqlite_uri
+from harness.told import check_paths, one_line
+
 HOST, PORT = "127.0.0.1", 5000
+LAST_PORT = 65535
 _STOP_SECONDS = 10.0
 
 
@@ -35,15 +39,18 @@ def checked(dashboard: Dashboard) -> Dashboard:
     """The same dashboard, if it can be started.
 
     Raises:
-        ValueError: if there are no records yet, or the port is taken.
+        ValueError: if there are no records yet, or the port is none or taken.
     """
     if not dashboard.database.is_file():
         raise ValueError(
             f"a dashboard shows the records of a study, but there is no {dashboard.database}; "
             "run a study first, or write --output with the folder that it wrote to"
         )
+    if not 1 <= dashboard.port <= LAST_PORT:
+        raise ValueError(f"a port is a number from 1 to {LAST_PORT}, got {dashboard.port}; write --port 5000")
     if not _is_free(dashboard.port):
-        other = next(port for port in range(dashboard.port + 1, 65536) if _is_free(port))
+        above, below = range(dashboard.port + 1, LAST_PORT + 1), range(dashboard.port - 1, 0, -1)
+        other = next(port for port in (*above, *below) if _is_free(port))
         raise ValueError(
             f"a dashboard needs a port of its own, but {dashboard.port} is in use on {HOST}; write --port {other}"
         )
@@ -73,17 +80,19 @@ def serve(dashboard: Dashboard) -> int:
 def main() -> None:
     dashboard = tyro.cli(Dashboard, prog="python -m harness.dashboard", description=Dashboard.__doc__)
     try:
+        check_paths(dashboard)
         checked(dashboard)
         print("\n".join(links(dashboard)), flush=True)
     except ValueError as error:
-        sys.exit(str(error))
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        raise SystemExit(2) from error
     sys.exit(serve(dashboard))
 
 
 def _command(dashboard: Dashboard) -> list[str]:
     return [
         *(sys.executable, "-m", "mlflow", "server"),
-        *("--backend-store-uri", f"sqlite:///{dashboard.database}"),
+        *("--backend-store-uri", sqlite_uri(dashboard.database)),
         *("--artifacts-destination", (dashboard.output.absolute() / "artifacts").as_uri()),
         *("--host", HOST, "--port", str(dashboard.port), "--workers", "1"),
         *("--uvicorn-opts", "--log-level warning"),

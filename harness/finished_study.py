@@ -17,10 +17,13 @@ from harness.trained_plan import TrainedPlan
 from harness.tuning import TUNING_SEED
 
 DESCRIPTION = "study.json"
-TABLES = ("stages.csv", "surface.csv", "trials.csv")
+STAGES = "stages.csv"
+TABLES = (STAGES, "surface.csv", "trials.csv")
 """Of trained plans, of budget splits, and of sweeps: where their judged models are listed."""
 AGAIN = "again.csv"
 """Of sweeps whose best points were trained again with fresh seeds."""
+DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, csv.Error)
+"""What reading a table or a description raises that was cut, overwritten, or is something else."""
 MOST_NAMED = 6
 """Names that an error lists."""
 
@@ -74,26 +77,31 @@ class FinishedStudy:
             )
         study = told["study"]
         # Plans that are compared share setting and question.
-        plan = next(iter(study.get("plans", {}).values()), study)
+        plans = study.get("plans")
+        plan = next(iter(plans.values()), study) if isinstance(plans, dict) else study
         table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
-        if table is None or "setting" not in plan:
+        if table is None or not isinstance(plan, dict) or "setting" not in plan:
             raise ValueError(
                 f"a study with models ends with one of {', '.join(TABLES)}, got none in {folder}; let the study's "
                 "command run to its end, or write the folder of another study"
             )
+        trained = TrainedPlan.read(folder) if table.name == STAGES else None
         try:
-            contenders = tuple(contenders_of(folder, table.name, plan))
-        except (KeyError, TypeError, csv.Error, UnicodeDecodeError) as error:
+            contenders = tuple(contenders_of(folder, table.name, plan, trained))
+            setting = plan["setting"]
+            seeds = (*setting["seeds"], *(contender.seed for contender in contenders), TUNING_SEED)
+            build, problem = setting["build"], setting["problem"]
+        except DAMAGED as error:
             raise ValueError(
-                f"the tables of a study name its models, got a damaged {table.name} in {folder} ({error}); "
-                "run the study's command again, which writes it anew"
+                f"{DESCRIPTION} and the tables of a study name its models, got a damaged {table.name} or "
+                f"{DESCRIPTION} in {folder} ({type(error).__name__}: {error}); run the study's command again, which "
+                "writes them anew"
             ) from error
-        setting = plan["setting"]
         return FinishedStudy(
             folder=folder,
-            build=setting["build"],
-            problem=setting["problem"],
-            seeds=tuple(dict.fromkeys([*setting["seeds"], *(c.seed for c in contenders), TUNING_SEED])),
+            build=build,
+            problem=problem,
+            seeds=tuple(dict.fromkeys(seeds)),
             contenders=contenders,
             store=Store(folder.resolve().parents[1] / "store"),
         )
@@ -171,13 +179,19 @@ def study_folder(folder: Path) -> Path:
     )
 
 
-def contenders_of(folder: Path, table: str, study: Mapping[str, Any]) -> Iterator[Contender]:
-    """The models of a study's table. Args: study: the plain form of it, or of one of the plans that it compared."""
+def contenders_of(
+    folder: Path, table: str, study: Mapping[str, Any], trained: TrainedPlan | None
+) -> Iterator[Contender]:
+    """The models of a study's table.
+
+    Args:
+        study: the plain form of it, or of one of the plans that it compared. trained: the plans, where there are.
+    """
     with (folder / table).open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     metric = MetricChoice(**{**study["question"]["metric"], "log": False})
-    if table == "stages.csv":
-        yield from last_stages(TrainedPlan.read(folder), rows, metric)
+    if trained is not None:
+        yield from last_stages(trained, rows, metric)
     elif table == "surface.csv":
         yield from judged_cells(rows, metric)
     elif (folder / AGAIN).is_file():

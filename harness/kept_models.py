@@ -46,7 +46,15 @@ def kept_flow(problem: Problem, store: Store, segment_hash: str, seed: int) -> t
         store.forget_segment(segment_hash)
         raise
     flow = problem.flow(seed, trained_objective(known))
-    flow.load_state_dict(judged_weights(saved, list(dict(flow.named_parameters()))))
+    try:
+        flow.load_state_dict(judged_weights(saved, list(dict(flow.named_parameters()))))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        store.forget_segment(segment_hash)
+        reason = (str(error).splitlines() or [""])[0]
+        raise DamagedObject(
+            f"the checkpoint of segment {segment_hash} must hold the weights of its model, got others "
+            f"({type(error).__name__}: {reason}); run the same command again"
+        ) from error
     return flow
 
 

@@ -34,6 +34,7 @@ from harness.sweep import Sweep
 from harness.sweep_again import Again
 from harness.sweep_points import Meaning
 from harness.sweep_run import Loss, SweepRun
+from harness.told import without_passwords
 from harness.trial import Placement
 from harness.view import View, plan_view, split_view, sweep_view
 
@@ -48,7 +49,7 @@ Conclude = Callable[[PlanStudyRun, PlanCells], str]
 
 def launch_split(study: Study, options: BudgetOptions, *, experiment: str) -> str:
     """Run, resume or only describe a budget study; the text to print. Records go to the tracker's `experiment`."""
-    check_output(options.output)
+    check_options(options)
     if options.dry_run:
         from harness.dry_run import describe
 
@@ -116,7 +117,7 @@ def launch_comparison(
 ) -> str:
     """Run, resume or only describe several plans side by side; the text to print, which `conclude` writes."""
     if dry_run:
-        check_output(options.output)
+        check_options(options)
         check_problem(study.setting, study.phases, options.output)
         from harness.plan_dry_run import describe_plans
 
@@ -126,7 +127,7 @@ def launch_comparison(
 
 def run_plans(study: PlanStudy | PlanComparison, options: StudyOptions, *, experiment: str, conclude: Conclude) -> str:
     """Run or resume; what `conclude` says of the run and of its judged cells."""
-    check_output(options.output)
+    check_options(options)
     check_machine(study.setting.placement, options)
     check_problem(study.setting, study.phases, options.output)
     folder = options.output / study.name / study.id
@@ -146,7 +147,7 @@ def launch_sweep(
     again: Again | None = None,
 ) -> str:
     """Run or resume a sweep; the text to print. Arguments as for a SweepRun and its report."""
-    check_output(options.output)
+    check_options(options)
     check_machine(sweep.setting.placement, options)
     check_problem(sweep.setting, list(meaning.phases()), options.output)
     from harness.adapters.optuna_importance import fanova
@@ -165,6 +166,7 @@ def launch_sweep(
         ladder=sweep.ladder,
         acts=sweep.acts if sweep.conditional else None,
         first=sweep.first,
+        objectives=len(sweep.objectives),
     )
     with runner_of(options, folder) as runner, recorder_of(sweep, options, experiment) as recorder:
         run = SweepRun(
@@ -178,6 +180,26 @@ def launch_sweep(
         )
         text = conclude_sweep(run, run.run(), share=fanova, resamples=resamples, again=again)
         return f"{text}\n{where_to_look(recorder, options)}"
+
+
+def check_options(options: StudyOptions) -> None:
+    """Raise ValueError for options that contradict each other, and where records or results cannot be written."""
+    given = {"--address": options.address, "--concurrent": options.concurrent}
+    for name, value in given.items():
+        if options.runner == "inline" and value is not None:
+            raise ValueError(
+                f"the inline runner has no cluster and one trial at a time, got {name} {value}; leave it out"
+            )
+    if isinstance(options, BudgetOptions) and options.search != "tpe" and not options.tune:
+        raise ValueError(
+            f"--search says how --tune proposes settings, got --search {options.search} and none to try; "
+            "write for example --tune 6, or leave it out"
+        )
+    check_output(options.output)
+    if options.tracking_uri is not None:
+        from harness.adapters.mlflow_server import check_server
+
+        check_server(options.tracking_uri)
 
 
 def check_output(output: Path) -> None:
@@ -213,17 +235,18 @@ def check_problem(setting: Setting, phases: Sequence[Phase], output: Path) -> No
 
 
 def check_machine(placement: Placement, options: StudyOptions) -> None:
-    """Refuse workers that this machine cannot hold. What a cluster holds is only known once it answers.
+    """Refuse workers that this machine cannot hold. What a cluster holds is only known once it lets us in.
 
     Raises:
-        ValueError: if cores or GPUs are too few.
+        ValueError: if cores or GPUs are too few, or no cluster answers.
     """
     if options.runner == "inline":
         return
     from harness.adapters.ray_cluster import check_cores, too_much
-    from harness.adapters.ray_session import starts_locally
+    from harness.adapters.ray_session import check_address, starts_locally
 
     if not starts_locally(options.address):
+        check_address(options.address)
         return
     check_cores(placement)
     need, have = placement.workers * placement.gpus_per_worker, torch.cuda.device_count()
@@ -248,7 +271,7 @@ def recorder_of(study: Named, options: StudyOptions, experiment: str) -> Iterato
 
     write_json(options.output / study.name / study.id / "study.json", described(study))
     recorder = MlflowRecorder(
-        database=None if options.tracking_uri else options.output / "mlflow.db",
+        database=None if options.tracking_uri is not None else options.output / "mlflow.db",
         tracking_uri=options.tracking_uri,
         artifacts=options.output / "artifacts",
         study=study.id,
@@ -339,7 +362,7 @@ def described(study: Named) -> dict[str, Any]:
     return {
         "id": study.id,
         "study": plain(study),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [without_passwords(text) for text in (Path(sys.argv[0]).name, *sys.argv[1:])],
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "cores": os.cpu_count(),

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.answers.question import Question
 from harness.conditions import Acts, is_acting
-from harness.contracts import Choice, Ladder, PrunerName, SearchSpace, SearchWithHistory, Suggestion
+from harness.contracts import Choice, Ladder, PrunerName, SearchSpace, SearchWithHistory, Suggestion, Told
 from harness.identity import Settings, content_hash, plain
 from harness.plan import BranchWork, Phase
 from harness.session import Setting
@@ -31,6 +31,7 @@ class Sweep:
         startup: random points to begin with. acts: names that act only where another one has some value, by name.
         asks: further settings that tell one sweep from another.
         conditional: whether settings are drawn only where they act, and not only told so.
+        objectives: what is minimised; of loss and cost each point is judged once, at a budget of its own.
         first: settings that the first points take. rung_names: what rungs are called, where they are not steps.
     """
 
@@ -48,6 +49,7 @@ class Sweep:
     conditional: bool = False
     first: tuple[Settings, ...] = ()
     rung_names: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = ("loss",)
 
     def __post_init__(self) -> None:
         if self.trials < 2:
@@ -64,6 +66,8 @@ class Sweep:
         for name in ("conditional", "first"):
             if not value[name]:
                 del value[name]
+        if self.objectives == ("loss",):
+            del value["objectives"]
         value["setting"] = self.setting.identity
         return content_hash(value)
 
@@ -105,6 +109,7 @@ class SweepSource:
         is_missing: whether a branch is yet to be trained or judged.
         spec: the trial that trains branches of a point. loss: of a point at a rung (counted from 1), on the minimised
             scale, infinite where it failed.
+        told: of a point with its loss, what the search is told: more than that where it has further objectives.
         on_change: called when a point was proposed or judged. on_result: told how every trial ended.
     """
 
@@ -119,10 +124,11 @@ class SweepSource:
         loss: Callable[[Suggestion, int], float],
         on_change: Callable[[Suggestion], None],
         on_result: Callable[[TrialResult], None],
+        told: Callable[[Suggestion, float], Told] = lambda suggestion, loss: loss,
     ) -> None:
         self._search, self._steps = search, steps
         self._works, self._is_missing, self._spec, self._loss = works, is_missing, spec, loss
-        self._on_change, self._on_result = on_change, on_result
+        self._on_change, self._on_result, self._told = on_change, on_result, told
         self._going: list[OpenPoint] = []
         self._running: dict[str, OpenPoint] = {}
         self._exhausted = False
@@ -184,7 +190,8 @@ class SweepSource:
         return True
 
     def _end(self, point: OpenPoint, loss: float | None) -> None:
-        self._search.tell(point.suggestion.number, loss)
+        told = None if loss is None else self._told(point.suggestion, loss)
+        self._search.tell(point.suggestion.number, told)
         self._on_change(point.suggestion)
 
     def _is_in_training(self, works: tuple[BranchWork, ...]) -> bool:

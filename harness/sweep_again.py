@@ -56,13 +56,24 @@ class TrainedAgain:
 
 def train_again(run: SweepRun, points: Sequence[SweptPoint], again: Again) -> tuple[TrainedAgain, ...]:
     """Train and judge what the store lacks of the best finished points; the best on fresh validation points first."""
-    ended = [point for point in points if point.tried.state == "finished" and point.rungs]
-    chosen = sorted(ended, key=lambda point: point.rungs[-1].loss)[: again.top]
+    chosen = best_of(run, points, again.top)
     run.session.run(stage for point in chosen if (stage := trials(run, point, again)))
     found = [trained_again(run, point, again) for point in chosen]
     for one in found:
         record(run, one, again)
     return tuple(sorted(found, key=lambda one: sum(one.validation)))
+
+
+def best_of(run: SweepRun, points: Sequence[SweptPoint], top: int) -> list[SweptPoint]:
+    """Those of the smallest loss; where cost is an objective too, points of the front, evenly spread from the best."""
+    ended = [point for point in points if point.tried.state == "finished" and point.rungs]
+    best = sorted(ended, key=lambda point: point.rungs[-1].loss)
+    if run.sweep.objectives == ("loss",):
+        return best[:top]
+    numbers = set(run.search.front)
+    front = [point for point in best if point.tried.number in numbers]
+    places = [round(k * (len(front) - 1) / max(1, top - 1)) for k in range(top)]
+    return [front[place] for place in dict.fromkeys(places)] if front else []
 
 
 def works_again(run: SweepRun, point: SweptPoint, again: Again) -> Iterator[tuple[int, tuple[BranchWork, ...]]]:

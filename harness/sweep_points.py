@@ -15,6 +15,8 @@ from harness.split import Prices
 from harness.sweep import Sweep
 
 Values = Mapping[str, Any]
+SPEND = "spend"
+"""The setting that is a point's own budget, where that is searched."""
 
 
 class Meaning(Protocol):
@@ -128,7 +130,8 @@ class PlanPoints:
 
         Where that is so of all, the first stage takes one.
         """
-        amount, currency = self.budgets[rung - 1].amount, self.budgets[rung - 1].currency
+        currency = self.budgets[rung - 1].currency
+        amount = values.get(SPEND, self.budgets[rung - 1].amount)
         stages = []
         for stage, like in zip(self.shares_of(values), self.shares_of(self.representative(values)), strict=True):
             price, budget = prices.of(like.phase), Budget(amount=stage.share * amount, currency=currency)

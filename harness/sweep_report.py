@@ -11,7 +11,7 @@ from typing import Any
 from harness.answers.export import write_csv
 from harness.answers.figure_sweep import Mark, draw_history, draw_importance, draw_slices
 from harness.answers.importance import Importance, importances, verdict
-from harness.answers.pareto import Priced, draw_pareto, pareto_front
+from harness.answers.pareto import Priced, draw_pareto, hypervolume, pareto_front
 from harness.answers.report import table
 from harness.finished_study import AGAIN
 from harness.sweep import Sweep
@@ -169,7 +169,12 @@ def front_text(run: SweepRun, points: Sequence[SweptPoint]) -> str:
     title, currency = run.sweep.question.metric.title, currency_of(run)
     rows = [[one.name, f"{one.cost:.3g}", f"{one.loss:.4g}"] for one in pareto_front(judged)]
     legend = f"Pareto front of n = {len(judged)} judged models: none is as cheap and better, on validation points"
-    return "\n".join([table(["point", f"cost / {currency}", title], rows), legend])
+    shares = [hypervolume(some, within=judged) for some in (judged[: len(judged) // 2], judged)]
+    share = (
+        f"behind it lies a share of {shares[1]:.3f} of the box from the cheapest and best to the dearest and median "
+        f"(log cost, loss); behind the front of the first half of them {shares[0]:.3f}"
+    )
+    return "\n".join([table(["point", f"cost / {currency}", title], rows), legend, share])
 
 
 def rung_rows(sweep: Sweep, point: SweptPoint) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.contracts import Point, Recorder, Runner, SearchWithHistory, Suggestion, Tried
+from harness.contracts import Point, Recorder, Runner, SearchWithHistory, Suggestion, Told, Tried
 from harness.judging import Split
 from harness.plan import BranchWork
 from harness.progress import Progress
@@ -98,6 +98,7 @@ class SweepRun:
             loss=lambda suggestion, rung: self.mean_loss(suggestion, rung, "validation"),
             on_change=self._changed,
             on_result=self.session.keep_result,
+            told=self.told,
         )
         ended = sum(tried.state != "open" for tried in self.search.history)
         self.session.progress.plan(device_seconds=0.0, cells=max(0, self.sweep.trials - ended), unit="points")
@@ -148,6 +149,14 @@ class SweepRun:
     def mean_loss(self, suggestion: Suggestion, rung: int, split: Split) -> float:
         """Mean over seeds of the loss at a rung (counted from 1), infinite where a seed diverged."""
         return float(np.mean([self.loss_of(segment, split) for segment in self.judged(suggestion, rung).values()]))
+
+    def told(self, suggestion: Suggestion, loss: float) -> Told:
+        """What the search minimises: the loss, and the cost where that is an objective."""
+        if self.sweep.objectives == ("loss",):
+            return loss
+        cost = self.meaning.cost(suggestion.values, 1, self.prices)
+        assert cost is not None, "where cost is an objective, steps have a price"
+        return loss, cost
 
     def loss_of(self, segment: str, split: Split) -> float:
         """The loss of a judged segment, infinite where it diverged."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoint import Store, read_json
+from harness.checkpoint import DamagedObject, Store, read_json
 from harness.contracts import Records
 from harness.identity import Settings
 from harness.worker import evaluation_key
@@ -52,20 +52,27 @@ class TrainedPlan:
         Raises:
             ValueError: where the folder is not one of a plan that ran to its end.
         """
-        told = read_json(folder / "study.json")
-        study = {} if told is None else told["study"]
-        plans = [study] if "stages" in study else list(study.get("plans", {}).values())
-        if not plans or "stages" not in plans[0] or not (folder / "stages.csv").is_file():
+        if not all((folder / name).is_file() for name in ("study.json", "stages.csv")):
             raise ValueError(
                 f"a trained plan is a folder with study.json and stages.csv, got {folder}; write the folder that "
                 "training the plan printed"
             )
-        stages = tuple(stage["phase"]["name"] for stage in plans[0]["stages"])
+        try:
+            plan = described_plan(read_json(folder / "study.json"))
+            stages = tuple(stage["phase"]["name"] for stage in plan["stages"])
+            rows = table_rows(folder / "stages.csv")
+            problem = plan["setting"]["problem"]
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration, csv.Error) as error:
+            raise ValueError(
+                f"study.json and stages.csv tell what was trained, got damaged ones in {folder} "
+                f"({type(error).__name__}: {error}); run the command that trained the plan again, or write the folder "
+                "of a plan"
+            ) from error
         return TrainedPlan(
             folder=folder,
-            problem=plans[0]["setting"]["problem"],
+            problem=problem,
             stages=stages,
-            models=trained_models(folder / "stages.csv", stages),
+            models=trained_models(rows, folder / "stages.csv", stages),
             store=Store(folder.resolve().parents[1] / "store"),
         )
 
@@ -100,21 +107,37 @@ class TrainedPlan:
                 f"the stage must have been judged, got no records of {self.title(model, number)} in "
                 f"{self.store.folder}; run the command that trained the plan again, without --judge-last"
             )
-        return self.store.get_arrays(known["records"])
+        try:
+            return self.store.get_arrays(known["records"])
+        except DamagedObject as error:
+            raise ValueError(
+                f"the records of {self.title(model, number)} are read from {self.store.folder}, but they cannot be "
+                f"({error}); run the command that trained the plan again"
+            ) from error
 
 
-def trained_models(file: Path, stages: tuple[str, ...]) -> tuple[TrainedModel, ...]:
+def described_plan(told: Any) -> Mapping[str, Any]:
+    """The plain form of a plan, or of the first of those that were compared."""
+    study = told["study"]
+    return study if "stages" in study else next(iter(study["plans"].values()))
+
+
+def table_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows of a table, their seeds as numbers."""
+    with file.open(newline="") as stream:
+        return [{**row, "seed": int(row["seed"]), "stage": row["stage"]} for row in csv.DictReader(stream)]
+
+
+def trained_models(rows: Sequence[Mapping[str, Any]], file: Path, stages: tuple[str, ...]) -> tuple[TrainedModel, ...]:
     """The segments of a table with a row for each plan, seed and judged stage: the last ones, or all and the untrained.
 
     Raises:
         ValueError: where a seed lacks a stage, or the table does not name segments.
     """
-    with file.open(newline="") as stream:
-        rows: list[dict[str, Any]] = list(csv.DictReader(stream))
-    places = list(dict.fromkeys((row.get("plan") or "", int(row["seed"])) for row in rows))
+    places = list(dict.fromkeys((row.get("plan") or "", row["seed"]) for row in rows))
     names, models = [UNTRAINED, *stages], []
     for plan, seed in places:
-        mine = [row for row in rows if (row.get("plan") or "", int(row["seed"])) == (plan, seed)]
+        mine = [row for row in rows if (row.get("plan") or "", row["seed"]) == (plan, seed)]
         found, first = [row["stage"] for row in mine], len(names) - len(mine)
         if first < 0 or found != names[first:] or not all(row.get("segment") for row in mine):
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,8 +26,10 @@ class Placement:
             raise ValueError(f"a trial needs at least one worker, got {self.workers}; write --workers 1 or more")
         if self.threads < 1:
             raise ValueError(f"a worker needs at least one thread, got {self.threads}; write --threads 1 or more")
-        if self.gpus_per_worker < 0:
-            raise ValueError(f"--gpus-per-worker cannot be negative, got {self.gpus_per_worker}; write 0 for the CPU")
+        if not 0 <= self.gpus_per_worker < math.inf:
+            raise ValueError(
+                f"--gpus-per-worker cannot be negative or infinite, got {self.gpus_per_worker}; write 0 for the CPU"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

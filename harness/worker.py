@@ -205,7 +205,7 @@ class Worker:
                 candidates.append((steps, segment["state"], []))
         for steps, name, events in sorted(candidates, key=lambda c: c[0], reverse=True):
             try:
-                self.store.get(name)
+                self.store.get_state(name)
             except DamagedObject:
                 self.store.forget_segment(branch.at(steps).hash)
                 continue

@@ -226,7 +226,7 @@ class Laws:
             )
 
 
-def failure(error: Exception) -> str:
+def failure(error: BaseException) -> str:
     """What went wrong, in one line."""
     return f"fails with {type(error).__name__}: {' '.join(str(error).split())}"
 

@@ -42,7 +42,7 @@ from models.molecules.labelling import AnyLabelling
 from models.molecules.observables import molecular_estimates, molecular_picture
 from models.objective_settings import objective_of
 from models.objectives.flow_matching import flow_matching_loss
-from models.problem_settings import EVALUATION_POOL, TRAINING_SEED, is_exact
+from models.problem_settings import EVALUATION_POOL, TRAINING_SEED, check_settings, is_exact
 from models.reference.fingerprint import fingerprint
 from models.reference.forces import forces_at
 from models.reference.pivots import Molecule
@@ -58,7 +58,12 @@ EVALUATION_SEED = 20_230_623
 
 
 def build(settings: Mapping[str, Any], *, cache: Path) -> BoltzmannProblem:
-    """The problem of {"system": ..., "evaluation": ...}; reference samples are read from or made in `cache`."""
+    """The problem of {"system": ..., "evaluation": ...}; reference samples are read from or made in `cache`.
+
+    Raises:
+        ValueError: where settings are missing.
+    """
+    check_settings(settings)
     return BoltzmannProblem(system=settings["system"], evaluation=settings["evaluation"], cache=cache)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ TRAINING_SEED = 1_000_000_007
 """Added to a study's seed for exact draws: validation and test points are drawn with small seeds of their own."""
 EVALUATION_POOL = 10_000
 """Rows of the validation and of the test set; an evaluation takes the first of them."""
+NAMES = {
+    "system": ("target", "fingerprint", "train_samples", "data", "hidden", "layers", "prior_std"),
+    "evaluation": ("samples", "tolerance", "dtype"),
+}
+"""Settings that every problem has."""
 
 
 def system_settings(
@@ -56,6 +62,18 @@ def system_settings(
     elif is_exact(system.target):
         settings["training_seed"] = TRAINING_SEED
     return settings
+
+
+def check_settings(settings: Any) -> None:
+    """Raise ValueError unless all that every problem is made of is there; a file that was cut may lack some of it."""
+    for group, names in NAMES.items():
+        known = settings.get(group) if isinstance(settings, Mapping) else None
+        missing = [name for name in names if name not in known] if isinstance(known, Mapping) else names
+        if missing:
+            raise ValueError(
+                f"a problem has the {group} settings {', '.join(names)}, got none of {', '.join(missing)}; run the "
+                "command of the study again, which writes them anew"
+            )
 
 
 def is_exact(target: Target) -> bool:

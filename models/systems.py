@@ -204,7 +204,7 @@ def system_of(name: str) -> System:
         raise ValueError(f"{rule}; write for example --target gmm4")
     try:
         make = import_from_here(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = (
             f"{rule}, which {failure(error)}; write the address of a function, in a module of this folder or installed"
         )
@@ -234,7 +234,7 @@ def own_system_of(name: str, make: Callable[[], Any]) -> System:
     rule = f"a target is one of {', '.join(NAMED)} or module:function, got {name!r}"
     try:
         made = make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = f"{rule}, which {failure(error)}; write the address of a function without arguments"
         raise ValueError(text) from error
     if not isinstance(made, (System, Target)):

@@ -7,8 +7,9 @@ A point is a plan with settings of its phases and shares of a budget; settings o
 has it. Rungs are budgets, each --factor times the one before, and points that lag end there (successive halving). The
 first stage goes on from rung to rung, later ones fork anew, as they would if that were all of the budget. The best few
 are trained again with fresh seeds, and what they shrink by is told: the best of many looks better than it is. Loss
-against cost over all rungs gives the Pareto front. The same command resumes; a larger --trials prolongs. A setting that
-is given (--pg-batch 64) is no longer searched.
+against cost over all rungs gives a Pareto front. --objectives loss,cost searches for that instead: every point has
+a budget of its own, none is pruned, and points of the front are trained again. The same command resumes; a larger
+--trials prolongs. A setting that is given (--pg-batch 64) is no longer searched.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.budget import Budget
 from harness.cli import conclude, parse_seeds
@@ -26,7 +27,7 @@ from harness.launch import launch_sweep
 from harness.plan_study import Stage
 from harness.sweep import Sweep
 from harness.sweep_again import Again
-from harness.sweep_points import PlanPoints, Share
+from harness.sweep_points import SPEND, PlanPoints, Share
 from models.estimators import Estimate
 from models.systems import system_of
 from studies.options import given, question_for
@@ -66,6 +67,9 @@ class HyperParameters(PlanOptions):
     """Rungs: the last one is where a point ends."""
     pruner: PrunerName = "successive_halving"
     """Rule that ends hopeless points early."""
+    objectives: Literal["loss", "loss,cost"] = "loss"
+    """loss: at --budget, on rungs. loss,cost: the front of both, every point judged once at a budget of its own, from
+    that of the first rung to --budget; nothing is pruned."""
     startup: int = 10
     """Random points to begin with."""
     warm: Path | None = None
@@ -85,21 +89,23 @@ class HyperParameters(PlanOptions):
         space, question = self.space(), question_for(system_of(self.target))
         acts = {name: (PLAN, plans) for name, plans in self.homes().items() if name in space}
         budgets = self.rung_budgets()
+        front = self.objectives == "loss,cost"
         return Sweep(
             name="hyperparameters",
             question=replace(question, metric=replace(question.metric, log=False), beside=()),
             setting=self.problem_setting(),
             base=None,
             space=space,
-            ladder=Ladder(first=1, factor=self.factor, rungs=self.rungs),
+            ladder=Ladder(first=1, factor=self.factor, rungs=1 if front else self.rungs),
             trials=self.trials,
-            pruner=self.pruner,
+            pruner="none" if front else self.pruner,
             startup=self.startup,
             acts=acts if PLAN in space else {},
             asks={"plans": list(self.plans), "phases": self.fixed_phases(), "budget": str(budgets[-1])},
             conditional=PLAN in space,
             first=self.warm_start(space),
-            rung_names=tuple(str(budget) for budget in budgets),
+            rung_names=("its own budget",) if front else tuple(str(budget) for budget in budgets),
+            objectives=tuple(self.objectives.split(",")),
         )
 
     def check(self) -> None:
@@ -125,6 +131,11 @@ class HyperParameters(PlanOptions):
             raise ValueError(f"a split lies between 0 and 1, got {low} {high}; write --split-range 0.05 0.95")
         if not 1 < self.rate_factor < math.inf:
             raise ValueError(f"a range is wider than a point, got --rate-factor {self.rate_factor}; write 5")
+        if self.objectives != "loss" and (self.pruner not in ("successive_halving", "none") or self.rungs < 2):
+            raise ValueError(
+                "a search of loss and cost prunes nothing and has budgets from the first to the last rung, got "
+                f"--pruner {self.pruner} --rungs {self.rungs}; leave both out, or write --objectives loss"
+            )
         if self.warm_points < 1:
             raise ValueError(f"a warm start takes one point or more, got {self.warm_points}; write --warm-points 5")
         if self.resamples < 2:
@@ -146,7 +157,7 @@ class HyperParameters(PlanOptions):
         }
         for k, split in enumerate(SPLITS):
             found[split] = tuple(plan for plan in self.plans if len(plan.split(",")) > k + 1)
-        return found
+        return {**found, SPEND: self.plans}
 
     def settings(self) -> dict[tuple[str, ...], dict[str, Domain]]:
         """What can be searched of phases, by option. Prices depend on choices alone, never on ranges."""
@@ -186,8 +197,11 @@ class HyperParameters(PlanOptions):
     def space(self) -> dict[str, Domain]:
         """What is searched, by name: the plan first, then what acts in one of the plans and was not given."""
         low, high = self.split_range
+        budgets = self.rung_budgets()
         named = {name: domain for settings in self.settings().values() for name, domain in settings.items()}
         named |= dict.fromkeys(SPLITS, FloatRange(low=low, high=high))
+        if self.objectives != "loss":
+            named[SPEND] = FloatRange(low=budgets[0].amount, high=budgets[-1].amount, log=True)
         homes = self.homes()
         searched = {name: domain for name, domain in named.items() if homes[name] and getattr(self, name, None) is None}
         return {**({PLAN: Choice(options=self.plans)} if len(self.plans) > 1 else {}), **searched}
@@ -204,7 +218,7 @@ class HyperParameters(PlanOptions):
     def shares(self, plan: str, values: Mapping[str, Any]) -> tuple[Share, ...]:
         """The stages of a plan with the settings that act in it."""
         homes = self.homes()
-        acting = {name: value for name, value in values.items() if name != PLAN and plan in homes[name]}
+        acting = {n: value for n, value in values.items() if n not in (PLAN, SPEND) and plan in homes[n]}
         splits = {name: acting.pop(name) for name in SPLITS if name in acting}
         options = replace(self, **acting)
         phases = options.named_phases()

@@ -16,6 +16,8 @@ from models.problem_settings import evaluation_settings, system_settings
 from models.systems import AtomClasses, CouplingName, DivergenceName, System, system_of
 
 Value = TypeVar("Value")
+BUILD = "models.problem:build"
+"""What makes the problem of every study, on every worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ class FlowOptions(StudyOptions):
                 transport=self.transport,
             ),
         }
-        return self.setting(build="models.problem:build", problem=problem)
+        return self.setting(build=BUILD, problem=problem)
 
     def solver_settings(self) -> dict[str, Any]:
         """The grid of PG and ML; equal steps go without saying."""

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 import tyro
 
-from harness.address import resolve
 from harness.answers.export import write_answer
 from harness.answers.report import interval_text, table
 from harness.checkpoint import DamagedObject, write_atomically
@@ -38,9 +37,10 @@ from models.estimators import (
     mean_estimate,
     self_normalised_mean_estimate,
 )
-from models.problem import BoltzmannProblem
+from models.problem import BoltzmannProblem, build
 from models.reference.progress import Bar
 from models.weighted_draws import weighted_draws
+from studies.options import BUILD
 
 Columns = dict[str, np.ndarray]
 WEIGHTS = {
@@ -79,7 +79,7 @@ class SampleModel:
         self.check()
         study = FinishedStudy.read(self.source)
         chosen = study.winner() if self.segment is None else study.model(self.segment)
-        problem = resolve(study.build)(study.problem, cache=study.store.folder / "reference")
+        problem = self.problem(study)
         tolerance = study.problem["evaluation"]["tolerance"] if self.tolerance is None else self.tolerance
         columns = self.drawn(problem, self.model(study, chosen, problem), chosen, tolerance)
         write_archive(self.output, columns)
@@ -105,6 +105,19 @@ class SampleModel:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device cuda needs a GPU that torch sees, got none; write --device cpu")
         check_file(self.output)
+
+    def problem(self, study: FinishedStudy) -> BoltzmannProblem:
+        """What the study trained on. A file does not say which code is run.
+
+        Raises:
+            ValueError: where its settings are damaged, or another project's.
+        """
+        if study.build != BUILD:
+            raise ValueError(
+                f"a study's problem is made by {BUILD}, got {study.build!r} in {study.folder}; write the folder of a "
+                "study of this project"
+            )
+        return build(study.problem, cache=study.store.folder / "reference")
 
     def model(self, study: FinishedStudy, chosen: Contender, problem: BoltzmannProblem) -> torch.nn.Module:
         """The trained model, read as weights only, in the precision that the study judged it in.

@@ -30,6 +30,8 @@ from studies.plan_options import PlanOptions
 
 PLATEAU = "plateau:"
 MOST_STEPS = 2**20
+"""Of a stage that ends at a plateau."""
+MOST_GIVEN_STEPS = 10**12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +75,13 @@ def parse_stage(text: str, phases: dict[str, Phase]) -> Stage:
         raise ValueError(f"a stage says what it may spend, got {text!r}; write for example {name}=60s or {name}=100")
     if amount.startswith(PLATEAU):
         return Stage(phase=phases[name], spend=parse_plateau(amount))
-    if not amount.isdigit():
+    if not amount.isdecimal():
         return Stage(phase=phases[name], spend=Budget.parse(amount))
-    if int(amount) < 1:
-        raise ValueError(f"a stage needs at least one step, got {text!r}; write for example {name}=100")
+    if not 1 <= int(amount) <= MOST_GIVEN_STEPS:
+        raise ValueError(
+            f"a stage needs at least one step and takes at most {MOST_GIVEN_STEPS}, got {text!r}; "
+            f"write for example {name}=100"
+        )
     return Stage(phase=phases[name], spend=int(amount))
 
 

@@ -18,7 +18,7 @@ LONGEST_FUNCTION = 60
 TOOL_FILES = {
     "ray": r"harness/adapters/ray_\w+\.py",
     "optuna": r"harness/adapters/optuna_\w+\.py",
-    "mlflow": r"harness/adapters/mlflow_recorder\.py",
+    "mlflow": r"harness/adapters/mlflow_\w+\.py",
     "openmm": r"models/molecules/openmm_\w+\.py",
     "tblite": r"models/molecules/tblite_\w+\.py",
 }

@@ -21,9 +21,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 from mlflow.tracking import MlflowClient
 
+from harness.adapters.mlflow_server import check_server
 from harness.adapters.mlflow_view import KIND, KIND_TAG, VIEW_TAG, charts_address, page_address, shared_view
+from harness.adapters.sqlite_uri import sqlite_uri
 from harness.contracts import Point
 from harness.identity import canonical
+from harness.told import without_passwords
 from harness.view import View
 
 _STUDY_TAG, _KEY_TAG, _NOT_FINITE_TAG, _NOTE_TAG = "study", "key", "not_finite", "mlflow.note.content"
@@ -59,7 +62,8 @@ class MlflowRecorder:
         study: value of the `study` tag. experiment: name of the MLflow experiment, made if absent.
 
     Raises:
-        ValueError: if the database cannot be written, is locked by another program, or the experiment was deleted.
+        ValueError: if the database cannot be written, is locked by another program, the server does not answer, or the
+            experiment was deleted.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class MlflowRecorder:
         if "'" in study:
             raise ValueError(f"a study's name stands in quotes in searches, got {study!r}; write it without '")
         self._study = study
-        self._client = _open_database(database) if database is not None else MlflowClient(tracking_uri=tracking_uri)
+        self._client = _open_database(database) if database is not None else _open_server(str(tracking_uri))
         location = artifacts.absolute().as_uri() if database is not None else None
         self._experiment_id = _experiment_id(self._client, experiment, location)
         self._runs: dict[str, _OpenRun] = {}
@@ -207,6 +211,11 @@ def pages(database: Path, server: str) -> list[str]:
     return lines
 
 
+def _open_server(uri: str) -> MlflowClient:
+    check_server(uri)
+    return MlflowClient(tracking_uri=uri)
+
+
 def _open_database(path: Path) -> MlflowClient:
     """A client of the SQLite file, with its tables.
 
@@ -225,7 +234,7 @@ def _open_database(path: Path) -> MlflowClient:
                 _make_database(path)
             with closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as probe:
                 probe.execute("BEGIN IMMEDIATE")
-            client = MlflowClient(tracking_uri=f"sqlite:///{path}")
+            client = MlflowClient(tracking_uri=sqlite_uri(path))
             client.search_experiments(max_results=1)
     except (OSError, sqlite3.Error) as error:
         raise ValueError(
@@ -240,7 +249,7 @@ def _make_database(path: Path) -> None:
     made = path.with_name(f".partial-{path.name}")
     for leftover in path.parent.glob(f"{made.name}*"):
         leftover.unlink()
-    engine = create_sqlalchemy_engine(f"sqlite:///{made}")
+    engine = create_sqlalchemy_engine(sqlite_uri(made))
     _initialize_tables(engine)
     engine.dispose()
     os.replace(made, path)
@@ -264,7 +273,7 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        reason = str(error).splitlines()[0]
+        reason = without_passwords(str(error).splitlines()[0])
         raise RuntimeError(
             f"a record has to be written before the study goes on, but MLflow refused: {reason}; "
             "free the database or the server and run the same command again, which loses nothing"

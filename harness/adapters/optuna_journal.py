@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.adapters.optuna_search import labels_of
+from harness.adapters.optuna_search import labels_of, loss_of
 from harness.contracts import Choice, FloatRange, IntRange, SearchSpace
 
 
@@ -22,14 +21,20 @@ def best_before(journal: Path, space: SearchSpace, *, count: int) -> tuple[dict[
     """Settings of the best finished points, the best first; names and values that the space lacks are left out.
 
     Raises:
-        ValueError: where there is no journal, or no finished point with a setting of this space.
+        ValueError: where there is no journal or a damaged one, or no finished point with a setting of this space.
     """
     if not journal.is_file():
         raise ValueError(
             f"a sweep starts from the journal of an earlier one, got no file at {journal}; write --warm with the "
             "folder of a sweep"
         )
-    ended = sorted(finished(journal), key=lambda pair: pair[0])
+    try:
+        ended = sorted(finished(journal), key=lambda pair: pair[0])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"a sweep starts from a journal of Optuna, got a damaged one at {journal} ({type(error).__name__}); "
+            "leave --warm out, or write the folder of another sweep"
+        ) from error
     points = [known for _, trial in ended if (known := inside(space, trial.params))]
     if not points:
         raise ValueError(
@@ -50,8 +55,8 @@ def finished(journal: Path) -> Iterator[tuple[float, FrozenTrial]]:
         storage = JournalStorage(JournalFileBackend(str(copy)))
         for study in storage.get_all_studies():
             for trial in storage.get_all_trials(study._study_id, states=(TrialState.COMPLETE,)):
-                if trial.value is not None and math.isfinite(trial.value):
-                    yield trial.value, trial
+                if (loss := loss_of(trial)) is not None:
+                    yield loss, trial
 
 
 def inside(space: SearchSpace, params: dict[str, Any]) -> dict[str, Any]:

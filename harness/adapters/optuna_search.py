@@ -23,6 +23,7 @@ from harness.contracts import (
     PrunerName,
     SearchSpace,
     Suggestion,
+    Told,
     Tried,
     TriedState,
 )
@@ -36,7 +37,7 @@ _STALE_LOCK_SECONDS = 3
 
 
 class OptunaSearch:
-    """A search by a tree-structured Parzen estimator (Bergstra et al. 2011), minimising the told scalar.
+    """A search by a tree-structured Parzen estimator (Bergstra et al. 2011), minimising what is told.
 
     The draw of a point depends on the seed, its number and the results told before it, and on nothing that lives in
     this process: asked one at a time, an interrupted search goes on as if it had not been. Points that were asked and
@@ -54,6 +55,8 @@ class OptunaSearch:
         ladder: the steps at which trials report, which halving needs to know; None leaves them to Optuna's guess.
         acts: settings that are drawn only where another one, which comes before them in the space, has some value.
         first: settings that the first points take, the rest of each being drawn; one a point.
+        objectives: how many numbers are told. Of more than one the estimator models their Pareto front (Ozaki et al.
+            2022), and no trial is pruned.
 
     Raises:
         ValueError: for a space that cannot be searched, or when the storage holds this name under other rules.
@@ -72,7 +75,14 @@ class OptunaSearch:
         ladder: Ladder | None = None,
         acts: Acts | None = None,
         first: Sequence[Mapping[str, Any]] = (),
+        objectives: int = 1,
     ) -> None:
+        if objectives > 1 and pruner != "none":
+            raise ValueError(
+                f"a search of several objectives prunes nothing, got {objectives} and the pruner {pruner!r}; "
+                "write none, or one objective"
+            )
+        self._objectives = objectives
         self._acts, self._first = acts or {}, tuple(first)
         self._name, self._space, self._trials, self._seed, self._n_startup = name, dict(space), trials, seed, n_startup
         self._distributions = {key: distribution_of(key, domain) for key, domain in space.items()}
@@ -80,10 +90,15 @@ class OptunaSearch:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = _open_journal(storage)
         self._study = optuna.create_study(
-            study_name=name, storage=self._storage, pruner=_pruner(pruner, n_startup, ladder), load_if_exists=True
+            study_name=name,
+            storage=self._storage,
+            pruner=_pruner(pruner, n_startup, ladder),
+            directions=["minimize"] * objectives,
+            load_if_exists=True,
         )
         further = [{"acts": self._acts, "first": self._first}] if self._acts or self._first else []
-        rules = [space, seed, pruner, n_startup, *([] if ladder is None else [ladder]), *further]
+        several = [objectives] if objectives > 1 else []
+        rules = [space, seed, pruner, n_startup, *([] if ladder is None else [ladder]), *further, *several]
         self._keep_rules(content_hash(rules), storage)
         self._prunes = pruner != "none"
         self._open: dict[int, Trial] = {}
@@ -95,15 +110,16 @@ class OptunaSearch:
         number = len(self._all())
         return self._propose(number) if number < self._trials else None
 
-    def tell(self, number: int, value: float | None) -> None:
+    def tell(self, number: int, value: Told | None) -> None:
         trial = self._known(number)
         if trial.state.is_finished():
             return
         if _PRUNED in trial.user_attrs:
             self._study.tell(number, state=TrialState.PRUNED)
         else:
-            told = value if value is not None and math.isfinite(value) else _WORST
-            self._study.tell(number, told)
+            told = value if isinstance(value, tuple) else (_WORST if value is None else value,)
+            worst = value is None or not all(map(math.isfinite, told))
+            self._study.tell(number, [_WORST] * self._objectives if worst else list(told))
         self._open.pop(number, None)
         self._again = [other for other in self._again if other != number]
 
@@ -123,12 +139,16 @@ class OptunaSearch:
 
     @property
     def best(self) -> Suggestion | None:
-        told = {t.number: t.value for t in self._all() if t.state is TrialState.COMPLETE and t.value is not None}
-        finite = [(value, number) for number, value in told.items() if math.isfinite(value)]
+        finite = [(value, trial.number) for trial in self._all() if (value := loss_of(trial)) is not None]
         if not finite:
             return None
         number = min(finite)[1]
         return Suggestion(number=number, values=self._decoded(self._known(number).params))
+
+    @property
+    def front(self) -> tuple[int, ...]:
+        """By rising number; none that failed."""
+        return tuple(trial.number for trial in self._study.best_trials if loss_of(trial) is not None)
 
     @property
     def history(self) -> tuple[Tried, ...]:
@@ -136,8 +156,7 @@ class OptunaSearch:
         return tuple(self._tried(trial) for trial in self._all())
 
     def _tried(self, trial: FrozenTrial) -> Tried:
-        ended = trial.state is TrialState.COMPLETE and trial.value is not None
-        value = trial.value if ended and trial.value is not None and math.isfinite(trial.value) else None
+        value = loss_of(trial)
         state: TriedState = "finished" if value is not None else "failed"
         if trial.state is TrialState.PRUNED:
             state = "pruned"
@@ -221,6 +240,12 @@ class OptunaSearch:
                 "a search keeps its space, seed, pruner and startup to the end, but others were given for "
                 f"{self._name!r}, begun in {storage}; write another search name or another output folder"
             )
+
+
+def loss_of(trial: FrozenTrial) -> float | None:
+    """The first of what was told of a finished trial, None where it failed, was pruned or is open."""
+    values = trial.values if trial.state is TrialState.COMPLETE else None
+    return values[0] if values and all(map(math.isfinite, values)) else None
 
 
 def _open_journal(path: Path) -> JournalStorage:

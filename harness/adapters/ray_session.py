@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
@@ -22,6 +24,7 @@ PACKAGES = ("models", "harness", "studies")
 LOGS = "ray_logs"
 OBJECT_STORE_BYTES = 256 * 2**20
 """Specs and events are all that crosses processes."""
+KNOCK_SECONDS = 5.0
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -102,6 +105,26 @@ def start_local(folder: Path) -> RaySession:
     finally:
         record.refresh()
     return RaySession(local=True, folder=folder, record=record)
+
+
+def check_address(address: str | None) -> None:
+    """Knock at the head of a cluster, which Ray itself would do for half a minute.
+
+    Raises:
+        ValueError: if nothing listens at `address`, or at $RAY_ADDRESS without one.
+    """
+    if ray.is_initialized() or (known := address or os.environ["RAY_ADDRESS"]) == "auto":
+        return
+    try:
+        parts = urlsplit(known if "://" in known else f"ray://{known}")
+        if parts.hostname is None or parts.port is None:
+            raise ValueError("a host and a port are wanted")
+        socket.create_connection((parts.hostname, parts.port), timeout=KNOCK_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"a Ray cluster must answer at its address, got none at {known} ({error}); write the address of its head, "
+            "such as --address 10.0.0.1:6379, or unset RAY_ADDRESS to use this machine"
+        ) from error
 
 
 def connect(address: str, folder: Path) -> RaySession:

@@ -28,6 +28,24 @@ def pareto_front(points: Sequence[Priced]) -> tuple[Priced, ...]:
     return tuple(front)
 
 
+def hypervolume(points: Sequence[Priced], *, within: Sequence[Priced]) -> float:
+    """The share of a box that lies behind the front (Zitzler and Thiele 1999), in log cost and in loss.
+
+    Args:
+        within: points whose cheapest and best, dearest and median loss are the corners of the box.
+    """
+    finite = [point for point in within if math.isfinite(point.loss)]
+    if len(finite) < 2:
+        return math.nan
+    costs, losses = [math.log(point.cost) for point in finite], sorted(point.loss for point in finite)
+    right, top = max(costs), losses[len(losses) // 2]
+    width, height = right - min(costs), top - losses[0]
+    front = [point for point in pareto_front(points) if point.loss < top]
+    ends = [*(math.log(point.cost) for point in front[1:]), right]
+    area = sum((end - math.log(one.cost)) * (top - one.loss) for one, end in zip(front, ends, strict=bool(front)))
+    return area / (width * height) if width > 0 and height > 0 else math.nan
+
+
 @styled
 def draw_pareto(path: Path, points: Sequence[Priced], *, title: str, currency: str) -> None:
     """Every judged model at its cost, and the front."""

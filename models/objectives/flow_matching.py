@@ -6,6 +6,7 @@ Shapes: B batch, D coordinates.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -56,8 +57,10 @@ class FlowMatching:
     def __post_init__(self) -> None:
         if self.scope not in ("local", "global"):
             raise ValueError(f"the scope of a coupling is 'local' or 'global', got {self.scope!r}; write scope='local'")
-        if not self.sigma >= 0:
-            raise ValueError(f"sigma must not be negative, got {self.sigma}; write 0.01, or 0 for straight lines")
+        if not 0 <= self.sigma < math.inf:
+            raise ValueError(
+                f"sigma must be finite and not negative, got {self.sigma}; write 0.01, or 0 for straight lines"
+            )
 
     @property
     def needs_force(self) -> bool:

@@ -52,7 +52,7 @@ def test_a_free_port_and_a_database_are_enough(tmp_path: Path) -> None:
 def test_the_command_line_ends_with_one_clear_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "harness.dashboard", "--output", str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "run a study first" in ended.stderr
     assert "Traceback" not in ended.stderr
 

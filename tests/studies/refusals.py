@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,10 +12,17 @@ from harness import cli
 
 
 def refused(kind: type[Any], args: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
-    """What the command line says to standard error after it has ended with code 2."""
+    """What a study's command line says to standard error after it has ended with code 2."""
+    return refused_by(lambda: cli.conclude(kind), args, monkeypatch, capsys)
+
+
+def refused_by(
+    program: Callable[[], None], args: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> str:
+    """The same of any program of this project."""
     monkeypatch.setattr(sys, "argv", ["study.py", *args])
     with pytest.raises(SystemExit) as ended:
-        cli.conclude(kind)
+        program()
     said = capsys.readouterr()
     assert ended.value.code == 2
     assert said.out == ""

@@ -12,6 +12,7 @@ import pytest
 
 from harness import calibrate, launch
 from harness.adapters.optuna_journal import best_before
+from harness.adapters.optuna_search import OptunaSearch
 from harness.budget import Budget, Cost, Currency, StepPrice
 from harness.checkpoint import Store, write_json
 from harness.finished_study import FinishedStudy
@@ -123,6 +124,48 @@ def is_tracked(recorded: Remembered, again: list[dict[str, str]]) -> None:
         assert {p.step for p in points if p.metric == "sweep/cost"} == {1, 2}
 
 
+def test_the_front_of_loss_and_cost_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.0)
+    changes = {"objectives": "loss,cost", "trials": 6, "again": 2, "again_seeds": "1001"}
+    study = HyperParameters(**{**TINY, **changes}, output=tmp_path)
+    monkeypatch.setattr(launch, "recorder_of", lambda *_: nullcontext(Remembered()))
+    counted_trials(monkeypatch, at_most=4)
+    with pytest.raises(KeyboardInterrupt):
+        study.execute()
+    counted_trials(monkeypatch)
+    text = study.execute()
+    sweep = study.sweep()
+    folder = tmp_path / "hyperparameters" / sweep.id
+    rows = read(folder / "trials.csv")
+    assert [row["point"] for row in rows] == list("012345")
+    assert {row["state"] for row in rows} == {"finished"}
+    for row in rows:
+        assert 3e6 <= float(row["spend"]) <= 6e6
+        assert 0 < float(row["cost"]) <= float(row["spend"]) * (1 + 1e-9)
+    told = {row["point"]: (float(row["loss"]), float(row["cost"])) for row in rows}
+    front = {
+        number
+        for number, mine in told.items()
+        if not any(other != mine and other[0] <= mine[0] and other[1] <= mine[1] for other in told.values())
+    }
+    search = OptunaSearch(
+        name=sweep.name,
+        space=sweep.space,
+        trials=6,
+        seed=sweep.setting.seeds[0],
+        storage=folder / "search.journal",
+        n_startup=sweep.startup,
+        ladder=sweep.ladder,
+        acts=sweep.acts,
+        objectives=2,
+    )
+    assert {str(number) for number in search.front} == front
+    assert {row["point"] for row in read(folder / "again.csv")} <= front
+    assert "a share of" in text
+    assert all(f"{number} on rung 1 " in text for number in front)
+    assert sweep.id != HyperParameters(**TINY).sweep().id
+
+
 def points(**changes: Any) -> PlanPoints:
     study = HyperParameters(**{**TINY, **changes})
     return PlanPoints(sweep=study.sweep(), shares_of=study.shares_of, budgets=study.rung_budgets())
@@ -211,6 +254,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no points of it": ({"warm_points": 0}, "--warm-points 5"),
     "no resamples": ({"resamples": 1}, "--resamples 50"),
     "no budget": ({"budget": "5"}, "needs a unit"),
+    "a front that is pruned": (
+        {"objectives": "loss,cost", "pruner": "median"},
+        "--pruner median --rungs 2; leave both",
+    ),
+    "a front of one budget": ({"objectives": "loss,cost", "rungs": 1}, "--rungs 1; leave both out"),
 }
 
 
