@@ -12,6 +12,7 @@ import tyro
 from harness.answers.question import Question
 from harness.budget import Budget
 from harness.identity import Settings
+from harness.room import NoRoom
 from harness.session import Setting, StudyFailed
 from harness.split import SplitPhases
 from harness.study import Study
@@ -152,6 +153,6 @@ def conclude(kind: type[Any]) -> None:
     options = tyro.cli(kind)
     try:
         print(options.execute())
-    except (ValueError, StudyFailed) as error:
+    except (ValueError, StudyFailed, NoRoom) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -7,11 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import tyro
+
+from harness.spool import SPOOL
 
 HOST = "127.0.0.1"
 _STOP_SECONDS = 10.0
@@ -37,7 +41,7 @@ def checked(dashboard: Dashboard) -> Dashboard:
     Raises:
         ValueError: if there are no records yet, or the port is taken.
     """
-    if not dashboard.database.is_file():
+    if not dashboard.database.is_file() and not any(dashboard.output.glob(f"*/*/{SPOOL}")):
         raise ValueError(
             f"a dashboard shows the records of a study, but there is no {dashboard.database}; "
             "run a study first, or write --output with the folder that it wrote to"
@@ -59,6 +63,14 @@ def links(dashboard: Dashboard) -> list[str]:
     return [f"{name}: {compare_url(dashboard.port, number)}" for number, name in found.items()]
 
 
+def send(dashboard: Dashboard) -> Iterator[str]:
+    """Send the records that wait because their tracker was away; a line a study."""
+    from harness.adapters.mlflow_recorder import recorder_at
+    from harness.patient_recorder import send_waiting
+
+    return send_waiting(dashboard.output, partial(recorder_at, dashboard.output))
+
+
 def serve(dashboard: Dashboard) -> int:
     """Run MLflow's server until it ends or this process is told to stop; returns its exit status."""
     server = subprocess.Popen(_command(dashboard), env=_environment(), start_new_session=True)
@@ -75,8 +87,10 @@ def main() -> None:
     dashboard = tyro.cli(Dashboard, prog="python -m harness.dashboard", description=Dashboard.__doc__)
     try:
         checked(dashboard)
+        for line in send(dashboard):
+            print(line, flush=True)
         print("\n".join(links(dashboard)), flush=True)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # wrong options, or a tracker that is away
         sys.exit(str(error))
     sys.exit(serve(dashboard))
 

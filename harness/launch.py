@@ -27,6 +27,7 @@ from harness.plan import Phase
 from harness.plan_run import PlanCells, PlanStudyRun
 from harness.plan_study import PlanComparison, PlanStudy
 from harness.session import Setting
+from harness.spool import SPOOL
 from harness.study import Study, StudyRun
 from harness.sweep import Sweep
 from harness.sweep_again import Again
@@ -193,16 +194,15 @@ def check_machine(placement: Placement, options: StudyOptions) -> None:
 def recorder_of(
     study: Study | PlanStudy | PlanComparison | Sweep, options: StudyOptions, experiment: str
 ) -> Iterator[Recorder]:
-    """The tracker, and study.json: everything needed to repeat the study."""
-    from harness.adapters.mlflow_recorder import MlflowRecorder
+    """The tracker, or a spool while it is away, and study.json: everything needed to repeat the study."""
+    from harness.adapters.mlflow_recorder import recorder_at
+    from harness.patient_recorder import PatientRecorder
 
-    write_json(options.output / study.name / study.id / "study.json", described(study))
-    recorder = MlflowRecorder(
-        database=None if options.tracking_uri else options.output / "mlflow.db",
-        tracking_uri=options.tracking_uri,
-        artifacts=options.output / "artifacts",
-        study=study.id,
-        experiment=experiment,
+    folder = options.output / study.name / study.id
+    write_json(folder / "study.json", described(study))
+    destination = {"study": study.id, "experiment": experiment, "tracking_uri": options.tracking_uri}
+    recorder = PatientRecorder(
+        lambda: recorder_at(options.output, destination), file=folder / SPOOL, destination=destination
     )
     try:
         yield recorder
