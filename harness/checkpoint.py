@@ -24,6 +24,7 @@ import torch
 
 from harness.identity import content_hash, plain
 from harness.plan import Branch, Segment
+from harness.room import NO_ROOM, no_room
 from harness.trial import Event
 
 READABLE = 0o644
@@ -38,7 +39,20 @@ class DamagedObject(RuntimeError):
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, also after a power cut."""
+    """Write a file so that it appears whole or not at all, also after a power cut.
+
+    Raises:
+        NoRoom: where the disk is full.
+    """
+    try:
+        _write_whole(path, content)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise no_room(path, error) from error
+
+
+def _write_whole(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
     try:

@@ -12,6 +12,7 @@ import tyro
 from harness.answers.question import Question
 from harness.budget import Budget
 from harness.identity import Settings
+from harness.room import NoRoom
 from harness.session import Setting, StudyFailed
 from harness.split import SplitPhases
 from harness.study import Study
@@ -166,7 +167,7 @@ def conclude(kind: type[Any]) -> None:
     try:
         check_paths(options)
         print(options.execute())
-    except (ValueError, StudyFailed) as error:
+    except (ValueError, StudyFailed, NoRoom) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         raise SystemExit(2) from error
     except OSError as error:

@@ -226,8 +226,19 @@ class Point:
     timestamp: float
 
 
+class TrackerAway(RuntimeError):
+    """The tool that keeps records does not take them now: it is locked, lost, full or out of reach."""
+
+
+class RecordRefused(RuntimeError):
+    """The tool that keeps records will never take this one."""
+
+
 class Recorder(Protocol):
-    """The one writer of records. A run is known by its key, within the study that the recorder was opened for."""
+    """The one writer of records. A run is known by its key, within the study that the recorder was opened for.
+
+    Every call is idempotent. One that raises TrackerAway may be made again later, by another recorder of the study.
+    """
 
     def start(self, key: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open the run with this key, or take it up again after a restart."""
@@ -242,5 +253,8 @@ class Recorder(Protocol):
         """The run's description, in Markdown."""
 
     def finish(self, key: str, status: Literal["finished", "failed"]) -> None: ...
+
+    def page(self, server: str) -> str | None:
+        """Address of the study's page, None while the tracker is away. Args: server: scheme, host and port of it."""
 
     def close(self) -> None: ...

@@ -7,13 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import tyro
 
 from harness.adapters.sqlite_uri import sqlite_uri
+from harness.spool import SPOOL
 from harness.told import check_paths, one_line
 
 HOST, PORT = "127.0.0.1", 5000
@@ -41,7 +44,7 @@ def checked(dashboard: Dashboard) -> Dashboard:
     Raises:
         ValueError: if there are no records yet, or the port is none or taken.
     """
-    if not dashboard.database.is_file():
+    if not dashboard.database.is_file() and not any(dashboard.output.glob(f"*/*/{SPOOL}")):
         raise ValueError(
             f"a dashboard shows the records of a study, but there is no {dashboard.database}; "
             "run a study first, or write --output with the folder that it wrote to"
@@ -65,6 +68,14 @@ def links(dashboard: Dashboard) -> list[str]:
     return pages(dashboard.database, f"http://{HOST}:{dashboard.port}")
 
 
+def send(dashboard: Dashboard) -> Iterator[str]:
+    """Send the records that wait because their tracker was away; a line a study."""
+    from harness.adapters.mlflow_recorder import recorder_at
+    from harness.patient_recorder import send_waiting
+
+    return send_waiting(dashboard.output, partial(recorder_at, dashboard.output))
+
+
 def serve(dashboard: Dashboard) -> int:
     """Run MLflow's server until it ends or this process is told to stop; returns its exit status."""
     server = subprocess.Popen(_command(dashboard), env=_environment(), start_new_session=True)
@@ -82,8 +93,10 @@ def main() -> None:
     try:
         check_paths(dashboard)
         checked(dashboard)
+        for line in send(dashboard):
+            print(line, flush=True)
         print("\n".join(links(dashboard)), flush=True)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # wrong options, or a tracker that is away
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         raise SystemExit(2) from error
     sys.exit(serve(dashboard))

@@ -25,7 +25,7 @@ from harness.checkpoint import read_json, write_json
 from harness.cli import BudgetOptions
 from harness.dry_run import describe
 from harness.identity import plain
-from harness.launch import check_machine, check_output, check_problem, recorder_of, runner_of, split_run
+from harness.launch import check_machine, check_options, check_problem, recorder_of, runner_of, split_run
 from harness.plan import grid_floor
 from harness.session import StudyFailed
 from harness.split import LARGEST_FORK, Prices, SplitPhases
@@ -78,7 +78,7 @@ def extrapolate(study: Study, options: BudgetOptions, beyond: Beyond, *, experim
     """
     if note := too_few([budget.amount for budget in study.budgets]):
         raise ValueError(note)
-    check_output(options.output)
+    check_options(options)
     if options.dry_run:
         larger = beyond.study(study, study.phases, UNKNOWN_SHARES)
         stand_in = f"beyond, with forks at {UNKNOWN_SHARES} for what is not known yet:"

@@ -5,25 +5,18 @@ Tools are imported inside functions, so that a dry run or a wrong option never w
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from harness.address import resolve
-from harness.checkpoint import write_json
 from harness.cli import BudgetOptions, StudyOptions
 from harness.contracts import Choice, FloatRange, IntRange, Recorder, Runner, Search, SearchSpace
-from harness.dashboard import HOST, PORT
-from harness.identity import plain
 from harness.online_study import OnlineRun, OnlineStudy, TermsOf
 from harness.plan import Phase
 from harness.plan_run import PlanCells, PlanStudyRun
@@ -34,14 +27,8 @@ from harness.sweep import Sweep
 from harness.sweep_again import Again
 from harness.sweep_points import Meaning
 from harness.sweep_run import Loss, SweepRun
-from harness.told import without_passwords
+from harness.tracking import recorder_of, where_to_look
 from harness.trial import Placement
-from harness.view import View, plan_view, split_view, sweep_view
-
-if TYPE_CHECKING:
-    from harness.adapters.mlflow_recorder import MlflowRecorder
-
-PACKAGES = ("torch", "torchdyn", "pot", "ray", "optuna", "mlflow", "numpy", "scipy")
 
 Conclude = Callable[[PlanStudyRun, PlanCells], str]
 """Writes the files of a run of plans from its judged cells; the text to print."""
@@ -80,7 +67,7 @@ def launch_online(
     study: OnlineStudy, options: BudgetOptions, *, terms_of: TermsOf, experiment: str, surface_experiment: str
 ) -> str:
     """Run, resume or only describe runs that decide on the way; the surface that they are held to comes first."""
-    check_output(options.output)
+    check_options(options)
     if options.dry_run:
         from harness.dry_run import describe
 
@@ -254,54 +241,6 @@ def check_machine(placement: Placement, options: StudyOptions) -> None:
         raise too_much(placement, "GPU", need, have)
 
 
-class Named(Protocol):
-    """A study as a value, of whatever kind."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def id(self) -> str: ...
-
-
-@contextmanager
-def recorder_of(study: Named, options: StudyOptions, experiment: str) -> Iterator[MlflowRecorder]:
-    """The tracker, with a view of the study where it has one, and study.json: everything needed to repeat the study."""
-    from harness.adapters.mlflow_recorder import MlflowRecorder
-
-    write_json(options.output / study.name / study.id / "study.json", described(study))
-    recorder = MlflowRecorder(
-        database=None if options.tracking_uri is not None else options.output / "mlflow.db",
-        tracking_uri=options.tracking_uri,
-        artifacts=options.output / "artifacts",
-        study=study.id,
-        experiment=experiment,
-    )
-    try:
-        if (view := view_of(study)) is not None:
-            recorder.arrange(view)
-        yield recorder
-    finally:
-        recorder.close()
-
-
-def view_of(study: Named) -> View | None:
-    """What the study's page shows when it is opened; None where nothing was thought of."""
-    if isinstance(study, Study | OnlineStudy):
-        return split_view(study.question, study.currency)
-    if isinstance(study, Sweep):
-        return sweep_view(study.question.metric, tuple(study.space), costs=bool(study.rung_names))
-    return plan_view(study.question) if isinstance(study, PlanStudy | PlanComparison) else None
-
-
-def where_to_look(recorder: MlflowRecorder, options: StudyOptions) -> str:
-    """How to open the study's page."""
-    if options.tracking_uri is not None:
-        return f"records: {recorder.page(options.tracking_uri)}"
-    command = f"python -m harness.dashboard --output {options.output}"
-    return f"records: {command}, then {recorder.page(f'http://{HOST}:{PORT}')}"
-
-
 @contextmanager
 def runner_of(options: StudyOptions, folder: Path) -> Iterator[Runner]:
     """What runs trials; Ray starts once for all that a study asks of it."""
@@ -355,15 +294,3 @@ def choices(space: SearchSpace, count: int) -> dict[str, Choice]:
         return Choice(options=tuple(float(value) for value in values))
 
     return {name: spread(domain) for name, domain in space.items()}
-
-
-def described(study: Named) -> dict[str, Any]:
-    """A study's values, the command, and the versions that it ran on."""
-    return {
-        "id": study.id,
-        "study": plain(study),
-        "command": [without_passwords(text) for text in (Path(sys.argv[0]).name, *sys.argv[1:])],
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "cores": os.cpu_count(),
-    }

@@ -17,7 +17,7 @@ from harness.cli import StudyOptions
 from harness.conclusion import SUMMARY
 from harness.contracts import Point, Runner
 from harness.identity import content_hash, plain
-from harness.launch import check_machine, check_output, recorder_of
+from harness.launch import check_machine, check_options, recorder_of
 from harness.plan import Phase
 from harness.progress import Progress
 from harness.session import Setting, StudyFailed
@@ -66,7 +66,7 @@ def run_measurement(study: Measurement, options: StudyOptions, *, experiment: st
         ValueError: before anything starts, where this machine cannot hold the workers.
         StudyFailed: where the workers failed.
     """
-    check_output(options.output)
+    check_options(options)
     check_workers(study.setting.placement, options)
     folder = options.output / study.name / study.id
     with recorder_of(study, options, experiment) as recorder, measuring_runner(options, folder) as runner:

@@ -15,16 +15,22 @@ from typing import Any, Literal, TypeVar
 
 # MLflow reads this while it is imported: a study tells nobody about itself unless its user asks for it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A connection for each write: a kept one would go on writing into a file that was removed or replaced.
+os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+# A server that does not answer must not hold up a study for minutes: records can wait, see PatientRecorder.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
-from harness.adapters.mlflow_server import check_server
+from harness.adapters.mlflow_server import check_form
 from harness.adapters.mlflow_view import KIND, KIND_TAG, VIEW_TAG, charts_address, page_address, shared_view
 from harness.adapters.sqlite_uri import sqlite_uri
-from harness.contracts import Point
+from harness.contracts import Point, RecordRefused, TrackerAway
 from harness.identity import canonical
 from harness.told import without_passwords
 from harness.view import View
@@ -33,6 +39,7 @@ _STUDY_TAG, _KEY_TAG, _NOT_FINITE_TAG, _NOTE_TAG = "study", "key", "not_finite",
 _MAX_METRICS, _MAX_PARAMS = 1000, 100  # of one batch
 _MAX_PARAM_CHARACTERS, _MAX_TAG_CHARACTERS = 6000, 8000
 _LOCK_SECONDS = 10.0
+_NEVER = "INVALID_PARAMETER_VALUE"
 _STATUS = {"finished": "FINISHED", "failed": "FAILED"}
 _Item = TypeVar("_Item")
 
@@ -62,8 +69,9 @@ class MlflowRecorder:
         study: value of the `study` tag. experiment: name of the MLflow experiment, made if absent.
 
     Raises:
-        ValueError: if the database cannot be written, is locked by another program, the server does not answer, or the
-            experiment was deleted.
+        ValueError: if the address is none, the file is no database, or the experiment was deleted.
+        TrackerAway: if the database is locked or cannot be written, or the server does not answer; so does every call.
+        RecordRefused: (calls) if MLflow will never take a record, because of its name for example.
     """
 
     def __init__(
@@ -76,12 +84,13 @@ class MlflowRecorder:
             )
         if "'" in study:
             raise ValueError(f"a study's name stands in quotes in searches, got {study!r}; write it without '")
-        self._study = study
+        self._study, self._database = study, database
         self._client = _open_database(database) if database is not None else _open_server(str(tracking_uri))
         location = artifacts.absolute().as_uri() if database is not None else None
-        self._experiment_id = _experiment_id(self._client, experiment, location)
         self._runs: dict[str, _OpenRun] = {}
-        self._earlier = {run.data.tags[_KEY_TAG]: run for run in self._runs_of_study()}
+        with self._asking():
+            self._experiment_id = _experiment_id(self._client, experiment, location)
+            self._earlier = {run.data.tags[_KEY_TAG]: run for run in self._runs_of_study()}
 
     @property
     def experiment_id(self) -> str:
@@ -90,7 +99,7 @@ class MlflowRecorder:
     def arrange(self, view: View) -> None:
         """Keep how the study's runs are to be shown when their page is opened."""
         texts = {VIEW_TAG + self._study: shared_view(view, self._study), KIND_TAG: KIND, _NOTE_TAG: view.note}
-        with _writing():
+        with self._asking():
             known = self._client.get_experiment(self._experiment_id).tags
             for name, text in texts.items():
                 if text and known.get(name) != text:
@@ -101,7 +110,7 @@ class MlflowRecorder:
         return page_address(server, self._experiment_id, self._study)
 
     def start(self, key: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        with _writing():
+        with self._asking():
             if key not in self._runs:
                 self._runs[key] = self._take_up(key, name)
             run = self._runs[key]
@@ -115,7 +124,7 @@ class MlflowRecorder:
 
     def record(self, key: str, points: Sequence[Point]) -> None:
         run = self._run(key)
-        with _writing():
+        with self._asking():
             self._read_history(run)
             fresh: dict[tuple[str, int], Point] = {}
             for point in points:
@@ -132,23 +141,44 @@ class MlflowRecorder:
         if not file.is_file():
             raise ValueError(f"only a file can be attached to a run, got {file}; write it before attaching it")
         run = self._run(key)
-        with _writing():
+        with self._asking():
             self._client.log_artifact(run.id, str(file))
 
     def describe(self, key: str, text: str) -> None:
         run = self._run(key)
-        with _writing():
+        with self._asking():
             self._tag(run, {_NOTE_TAG: text})
 
     def finish(self, key: str, status: Literal["finished", "failed"]) -> None:
         run = self._run(key)
-        with _writing():
+        with self._asking():
             self._client.set_terminated(run.id, status=_STATUS[status])
 
     def close(self) -> None:
         """Forget the open runs; every record was on disk before its call returned."""
         self._runs.clear()
         self._earlier.clear()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Put into words why MLflow did not do something, and whether it may do it later."""
+        try:
+            if self._database is not None:
+                _check_writable(self._database)
+        except ValueError as error:  # it was one when it was opened, and may be mended
+            raise TrackerAway(str(error)) from error
+        try:
+            yield
+        except MlflowException as error:
+            reason = without_passwords(str(error).splitlines()[0])
+            if error.error_code == _NEVER:
+                raise RecordRefused(
+                    f"a record must be one that MLflow can keep, but it refused: {reason}; "
+                    "give it another name and run the same command again, which loses nothing"
+                ) from error
+            raise TrackerAway(f"MLflow does not take records now: {reason}") from error
+        except OSError as error:  # of a file, or of a connection
+            raise TrackerAway(f"MLflow does not take records now: {error}") from error
 
     def _take_up(self, key: str, name: str) -> _OpenRun:
         """The run of an earlier process, running again; a new one if there is none."""
@@ -211,8 +241,20 @@ def pages(database: Path, server: str) -> list[str]:
     return lines
 
 
+def recorder_at(output: Path, destination: Mapping[str, Any]) -> MlflowRecorder:
+    """The recorder of a study's `destination`: its names as "study" and "experiment", and a "tracking_uri" or None."""
+    uri = destination["tracking_uri"]
+    return MlflowRecorder(
+        database=None if uri else output / "mlflow.db",
+        tracking_uri=uri,
+        artifacts=output / "artifacts",
+        study=destination["study"],
+        experiment=destination["experiment"],
+    )
+
+
 def _open_server(uri: str) -> MlflowClient:
-    check_server(uri)
+    check_form(uri)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -232,16 +274,36 @@ def _open_database(path: Path) -> MlflowClient:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists() or path.stat().st_size == 0:
                 _make_database(path)
-            with closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as probe:
-                probe.execute("BEGIN IMMEDIATE")
-            client = MlflowClient(tracking_uri=sqlite_uri(path))
-            client.search_experiments(max_results=1)
-    except (OSError, sqlite3.Error) as error:
-        raise ValueError(
-            f"records need an SQLite file that can be written, got {path} ({error}); "
-            "stop the program that locks it, or write another output folder"
-        ) from error
+            _check_writable(path)
+        client = MlflowClient(tracking_uri=sqlite_uri(path))
+        client.search_experiments(max_results=1)
+    except (OSError, SQLAlchemyError, MlflowException) as error:
+        raise _away(path, error) from error
     return client
+
+
+def _check_writable(path: Path) -> None:
+    """MLflow itself would wait longer, and be louder.
+
+    Raises:
+        TrackerAway: if the database is gone, locked or cannot be written. ValueError: if the file is none.
+    """
+    try:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is gone")
+        with closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as probe:
+            probe.execute("BEGIN IMMEDIATE")
+    except (OSError, sqlite3.OperationalError) as error:
+        raise _away(path, error) from error
+    except sqlite3.Error as error:
+        raise ValueError(
+            f"records need an SQLite file, got {path} ({error}); remove it, or write another output folder"
+        ) from error
+
+
+def _away(path: Path, error: Exception) -> TrackerAway:
+    reason = without_passwords(str(error).splitlines()[0])
+    return TrackerAway(f"{path} cannot be written ({reason}); stop the program that locks it, or make it writable")
 
 
 def _make_database(path: Path) -> None:
@@ -265,19 +327,6 @@ def _experiment_id(client: MlflowClient, name: str, location: str | None) -> str
             f"write `mlflow experiments restore --experiment-id {found.experiment_id}`, or another name"
         )
     return found.experiment_id
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    """Say in words what a failed write means for the study."""
-    try:
-        yield
-    except MlflowException as error:
-        reason = without_passwords(str(error).splitlines()[0])
-        raise RuntimeError(
-            f"a record has to be written before the study goes on, but MLflow refused: {reason}; "
-            "free the database or the server and run the same command again, which loses nothing"
-        ) from error
 
 
 def _metric(point: Point) -> Metric:

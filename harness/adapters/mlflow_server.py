@@ -19,8 +19,8 @@ AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT"
 """One question and one answer, within ten seconds."""
 
 
-def check_server(uri: str) -> None:
-    """Raise ValueError unless a tracking server answers at `uri`, an http or https address."""
+def check_form(uri: str) -> None:
+    """Raise ValueError unless `uri` has the form of an http or https address."""
     said = without_passwords(uri)
     try:
         parts = urlsplit(uri)
@@ -32,14 +32,19 @@ def check_server(uri: str) -> None:
             f"a tracking server has an address of the form http://host:port, got {said!r}; "
             "write for example --tracking-uri http://127.0.0.1:5000, or leave it out for a file under --output"
         )
+
+
+def check_server(uri: str) -> None:
+    """Raise ValueError unless a tracking server answers at `uri`."""
+    check_form(uri)
     try:
         with variables(AT_ONCE):
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except MlflowException as error:
         reason = without_passwords(str(error).splitlines()[0])
         raise ValueError(
-            f"a tracking server must answer before a study starts, got none at {said} ({reason}); start it, write "
-            "another --tracking-uri, or leave it out for a file under --output"
+            f"a tracking server must answer before a study starts, got none at {without_passwords(uri)} "
+            f"({reason}); start it, write another --tracking-uri, or leave it out for a file under --output"
         ) from error
 
 

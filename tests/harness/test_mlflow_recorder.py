@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from harness.adapters import mlflow_recorder
 from harness.adapters.mlflow_recorder import MlflowRecorder, pages
 from harness.adapters.mlflow_view import shared_view
-from harness.contracts import Point
+from harness.contracts import Point, RecordRefused, TrackerAway
 from harness.view import plan_view
 from tests.harness.test_view import QUESTION
 from tests.laws.recorder_laws import RecorderLaws, StoredRun, line
@@ -159,19 +159,19 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         opened(tmp_path, "s")
 
 
-def test_a_locked_database_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_is_away(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_recorder, "_LOCK_SECONDS", 0.1)
     opened(store, "locked")
     with closing(sqlite3.connect(store / "mlflow.db")) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(ValueError, match=r"locked\); stop the program that locks it"):
+        with pytest.raises(TrackerAway, match=r"locked\); stop the program that locks it"):
             opened(store, "locked")
 
 
 def test_a_refused_write_says_how_to_go_on(store: Path) -> None:
     recorder = opened(store, "refused")
     recorder.start("a", name="a", params={}, tags={})
-    with pytest.raises(RuntimeError, match="run the same command again"):
+    with pytest.raises(RecordRefused, match="run the same command again"):
         recorder.record("a", [Point(metric="no|such*name", value=1.0, step=0, timestamp=0.0)])
 
 

@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness import dashboard, launch
+from harness import dashboard, extrapolate, launch, measure
 from harness.cli import conclude
 from harness.dashboard import Dashboard
 from harness.identity import plain
-from harness.launch import described
 from harness.told import one_line
+from harness.tracking import described
 from models.reference.forces import forces_at
 from models.systems import system_of
 from studies.budget_split import BudgetSplit
@@ -36,9 +36,12 @@ from studies.integration_error import IntegrationError
 from studies.minima import MinimaUnderSamples
 from studies.noise_count import NoiseCount
 from studies.noise_schedule import NoiseSchedule
+from studies.online_switch import OnlineSwitch
 from studies.sample import SampleModel
 from studies.samplers import Samplers
+from studies.scaling import Scaling
 from studies.score_estimator import ScoreEstimatorStudy
+from studies.score_in_noise import ScoreInNoise
 from studies.train_plan import TrainPlan
 from studies.trajectory_length import TrajectoryLength
 from studies.transport_cost import TransportCost
@@ -47,7 +50,7 @@ from tests.studies.refusals import check_message, refused_by
 Beats = list[str]
 OWN = "tests.studies.hostile_targets"
 IN_PROCESS = (BudgetSplit, TrainPlan, HyperParameters, NoiseSchedule, NoiseCount, Samplers, IntegrationError)
-IN_PROCESS += (TrajectoryLength,)
+IN_PROCESS += (TrajectoryLength, OnlineSwitch, Scaling)
 LONG = "n" * 300
 
 # Study, options, and the three beats. Targets:
@@ -186,6 +189,13 @@ OPTIONS: dict[str, tuple[type[Any], list[str], Beats]] = {
     ),
     "minima of nothing": (MinimaUnderSamples, [], ["a model's samples", "none", "--samples FILE.npy"]),
     "times: beyond one": (ScoreEstimatorStudy, ["--times", "2"], ["noise times|times", "2", "write"]),
+    "width: none": (ScoreInNoise, ["--widths", "0"], ["rise from above zero", "0", "--widths 0.4 3"]),
+    "online budgets: no currency": (
+        OnlineSwitch,
+        ["--budget", "1e9flop", "--online-budgets", "10s"],
+        ["surface's currency", "10", "--online-budgets with the same unit"],
+    ),
+    "beyond: nearer": (Scaling, ["--parts", "law", "--beyond", "0.5"], ["beyond", "0.5", "write"]),
     "samples: one": (SampleModel, ["--from", "empty", "--samples", "1"], ["two samples", "1", "--samples 10000"]),
     "seed: negative": (SampleModel, ["--from", "empty", "--seed", "-1"], ["not negative", "-1", "--seed 0"]),
     "tolerance: none": (SampleModel, ["--from", "empty", "--tolerance", "nan"], ["positive and finite", "nan", "1e-5"]),
@@ -361,7 +371,8 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def too_late(*_: object) -> AbstractContextManager[Any]:
         raise AssertionError("wrong input must be refused before the records are opened, but the study was started")
 
-    monkeypatch.setattr(launch, "recorder_of", too_late)
+    for module in (launch, extrapolate, measure):
+        monkeypatch.setattr(module, "recorder_of", too_late)
     monkeypatch.setattr(dashboard, "serve", too_late)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
