@@ -89,6 +89,9 @@ class Remembered:
 
     def finish(self, key: str, status: str) -> None: ...
 
+    def page(self, server: str) -> None:
+        """Nobody shows these records."""
+
     def close(self) -> None: ...
 
 

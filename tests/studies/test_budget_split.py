@@ -17,9 +17,9 @@ from harness.budget import Budget, Currency
 from harness.checkpoint import write_json
 from harness.contracts import TrialSource
 from harness.finished_study import FinishedStudy
-from harness.launch import described
 from harness.session import StudyFailed
 from harness.study import StudyRun
+from harness.tracking import described
 from harness.trial import Event, TrialSpec
 from studies.budget_split import BudgetSplit
 from tests.harness.test_recording import Remembered

@@ -21,10 +21,10 @@ import torch
 from harness import calibrate
 from harness.adapters.inline_runner import InlineRunner
 from harness.checkpoint import DamagedObject, Store, write_json
-from harness.launch import described
 from harness.plan import Branch
 from harness.plan_report import write_stages
 from harness.plan_run import PlanStudyRun
+from harness.tracking import described
 from studies.minima import MinimaUnderSamples
 from studies.sample import SampleModel
 from studies.train_plan import TrainPlan

@@ -19,9 +19,9 @@ from harness.adapters.inline_runner import InlineRunner
 from harness.checkpoint import write_json
 from harness.finished_study import FinishedStudy, points_trained_again, swept_points
 from harness.kept_models import kept_flow
-from harness.launch import described
 from harness.plan_report import write_stages
 from harness.plan_run import PlanStudyRun
+from harness.tracking import described
 from models.estimators import configuration_observables, self_normalised_mean, self_normalised_mean_estimate
 from models.flows.solvers import Dopri5
 from models.problem import build
