@@ -12,7 +12,7 @@ from harness.checkpoint import Store
 from harness.collective import Alone
 from harness.known_prices import known_prices
 from harness.plan import Branch, Phase
-from harness.split import Prices, SeedPlan, plan_seed
+from harness.split import Prices, SeedPlan
 from harness.study import Study
 from harness.trial import TrialSpec
 from harness.worker import evaluation_key, run_trial
@@ -22,11 +22,7 @@ def describe(study: Study, output: Path) -> str:
     """Segments, steps, cost, cores and expected minutes (training beside evaluation), as text."""
     store = Store(output / "store")
     prices, measured_here = known_prices(study.setting, study.phases.all, store)
-    forks = study.forks(prices.of(study.phases.trunk))
-    plans = [
-        plan_seed(study.phases, prices, study.budgets, forks=forks, root=study.setting.root(seed), seed=seed)
-        for seed in study.setting.seeds
-    ]
+    plans = study.seed_plans(study.phases, prices)
     evaluation = evaluation_seconds(study, store, plans)
     return "\n".join(lines(study, prices, plans, evaluation, measured_here))
 

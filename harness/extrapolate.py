@@ -2,8 +2,8 @@
 
 The first study is a budget split up to B. Its laws choose a split of the larger budget and foretell the metric there;
 this is on disk before a step of the larger study starts, and a resumed run keeps it. The larger study runs the chosen
-split, the guess (the same share as at B), both ends, and further shares: a late one if none are given, from which the
-first phase is refined.
+split, the guess (the same share as at B), both ends, and further shares, from which the first phase is refined as well:
+a late one if none are given.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Beyond:
     """What lies beyond a study's budgets.
 
     Args:
-        factor: of the larger budget over the study's largest. also: further shares to run there.
+        factor: of the larger budget over the study's largest. also: further shares to run there, with refinements of
+            the first phase from them.
     """
 
     factor: float = 4.0
@@ -64,7 +65,8 @@ class Beyond:
             study,
             phases=phases,
             budgets=(self.budget(study),),
-            shares=tuple(sorted({*shares, *self.also})),
+            shares=tuple(sorted(self.also)),
+            unrefined=tuple(sorted(shares)),
             tuning=None,
         )
 

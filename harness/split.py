@@ -81,13 +81,20 @@ def fork_points(price: StepPrice, budgets: Sequence[Budget], count: int) -> tupl
 
 
 def plan_seed(
-    phases: SplitPhases, prices: Prices, budgets: Sequence[Budget], *, forks: Sequence[int], root: str, seed: int
+    phases: SplitPhases,
+    prices: Prices,
+    budgets: Sequence[Budget],
+    *,
+    forks: Sequence[int],
+    root: str,
+    seed: int,
+    unrefined: Sequence[int] = (),
 ) -> SeedPlan:
     """The whole tree of one seed.
 
     Args:
         budgets: rising, in one currency. forks: trunk steps that tails start from, besides the untrained model.
-        root: hash of the untrained model.
+        root: hash of the untrained model. unrefined: forks that the second phase alone starts from.
     """
     trunk = Branch(parent=root, phase=phases.trunk, seed=seed)
     stops = sorted({0, *forks, *cuts(prices.of(phases.trunk), budgets)})
@@ -96,7 +103,7 @@ def plan_seed(
     for fork in (0, *forks):
         parent = root if fork == 0 else trunk.at(fork).hash
         spent = prices.cost(phases.trunk, fork).amount(budgets[0].currency)
-        for phase in (phases.second, phases.refinement):
+        for phase in (phases.second,) if fork in unrefined else (phases.second, phases.refinement):
             branch = Branch(parent=parent, phase=phase, seed=seed)
             ends = cuts(prices.of(phase), budgets, already_spent=spent)
             if ends:

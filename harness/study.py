@@ -31,6 +31,7 @@ class Study:
         name: of the kind of study. question: what is compared. setting: what its trials share.
         budgets: rising, in one currency. splits: trunk checkpoints that tails start from, besides the untrained model.
         shares: where the trunk forks, as shares of the largest budget; None spreads `splits` forks geometrically.
+        unrefined: further such shares, from which the second phase starts and the first is not refined.
         one_trial_a: what a worker group trains before it is let go: the whole "study" (where starting workers costs
             more than a tail), the tree of a "seed", or a "branch" (on a cluster). The same segments, the same numbers.
         tuning: search of settings before the study, or None.
@@ -43,6 +44,7 @@ class Study:
     budgets: tuple[Budget, ...]
     splits: int
     shares: tuple[float, ...] | None = None
+    unrefined: tuple[float, ...] = ()
     one_trial_a: Literal["study", "seed", "branch"] = "study"
     tuning: Tuning | None = None
 
@@ -68,6 +70,8 @@ class Study:
         """The same study has the same folder, so the same command resumes it. How trials are placed is not part."""
         value = plain(self)
         del value["one_trial_a"]
+        if not self.unrefined:
+            del value["unrefined"]
         value["setting"] = self.setting.identity
         return content_hash(value)
 
@@ -75,9 +79,29 @@ class Study:
         """Step counts of the trunk's forks at this price of its steps."""
         if self.shares is None:
             return fork_points(price, self.budgets, self.splits)
+        return self._steps(self.shares, price)
+
+    def _steps(self, shares: Sequence[float], price: StepPrice) -> tuple[int, ...]:
         top = self.budgets[-1]
-        costs = (Budget(amount=share * top.amount, currency=top.currency) for share in self.shares)
+        costs = (Budget(amount=share * top.amount, currency=top.currency) for share in shares)
         return tuple(sorted({grid_floor(max(1, price.steps_within(cost))) for cost in costs}))
+
+    def seed_plans(self, phases: SplitPhases, prices: Prices) -> list[SeedPlan]:
+        """The tree of every seed at these prices. Args: phases: with the settings that were chosen."""
+        price = prices.of(phases.trunk)
+        refined, bare = self.forks(price), self._steps(self.unrefined, price)
+        return [
+            plan_seed(
+                phases,
+                prices,
+                self.budgets,
+                forks=sorted({*refined, *bare}),
+                root=self.setting.root(seed),
+                seed=seed,
+                unrefined=sorted({*bare} - {*refined}),
+            )
+            for seed in self.setting.seeds
+        ]
 
 
 class StudyRun:
@@ -162,12 +186,7 @@ class StudyRun:
 
     def seed_plans(self) -> list[SeedPlan]:
         """The tree of every seed at the recorded prices."""
-        prices, study = self.prices(), self.study
-        forks = study.forks(prices.of(self.phases.trunk))
-        return [
-            plan_seed(self.phases, prices, study.budgets, forks=forks, root=study.setting.root(seed), seed=seed)
-            for seed in study.setting.seeds
-        ]
+        return self.study.seed_plans(self.phases, self.prices())
 
     def _trees(self) -> Sequence[TrialSpec]:
         missing = {plan.seed: [w for w in plan.tree if self.session.is_missing(w)] for plan in self.plans}

@@ -22,7 +22,7 @@ import torch
 
 from harness.answers.throughput import throughput_table
 from harness.checkpoint import Store
-from harness.cli import BudgetOptions, conclude
+from harness.cli import conclude
 from harness.exchange_rates import rates_on_record, rates_table
 from harness.extrapolate import Beyond, extrapolate
 from harness.measure import Measured, Measurement, run_measurement
@@ -32,14 +32,14 @@ from harness.split import LARGEST_FORK
 from harness.study import Study
 from harness.trial import Placement
 from models.systems import DivergenceName, system_of
-from studies.options import FlowOptions, question_for
+from studies.budget_split import BudgetSplit
 from studies.scaling_report import Size, quality_table, size_table
 
 Part = Literal["law", "workers", "size", "rates", "sharing"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scaling(FlowOptions, BudgetOptions):
+class Scaling(BudgetSplit):
     """How do quality, cost and throughput scale, and is the law of budgets to be trusted beyond them?"""
 
     parts: tuple[Part, ...] = ("law", "workers", "size", "rates", "sharing")
@@ -66,14 +66,7 @@ class Scaling(FlowOptions, BudgetOptions):
 
     def study(self) -> Study:
         """The budget split that laws are fitted on. Starts nothing."""
-        system = system_of(self.target)
-        return self.split_study(
-            name="scaling",
-            question=question_for(system),
-            setting=self.problem_setting(),
-            phases=self.phases(),
-            budget=system.recipe.budget,
-        )
+        return replace(BudgetSplit.study(self), name="scaling")
 
     def placed(self, part: str, placement: Placement, phases: tuple[Phase, ...]) -> Measurement:
         """A measurement of this system by these workers, whatever the runner."""

@@ -34,16 +34,10 @@ class InlineRunner:
             ValueError: if a trial asks for more than one worker.
             RuntimeError: if the source waits for trials that nobody runs.
         """
-        while not source.finished:
-            spec = source.ask()
-            if spec is None:
-                if source.finished:
-                    return
-                raise RuntimeError("a source must propose a trial while none is running, got None; tell it all results")
-            check_placement(spec)
-            source.tell(self._run_trial(spec, on_event))
+        one_after_the_other(source, lambda spec: self._run_trial(spec, on_event))
 
     def _run_trial(self, spec: TrialSpec, on_event: Callable[[TrialSpec, Event], None]) -> TrialResult:
+        check_placement(spec)
         start = time.monotonic()
         with torch_threads(spec.placement.threads):
             error = self._work(spec, on_event)
@@ -64,6 +58,21 @@ class InlineRunner:
             if event is None:
                 return ""
             on_event(spec, event)
+
+
+def one_after_the_other(source: TrialSource, run_trial: Callable[[TrialSpec], TrialResult]) -> None:
+    """Ask a source for trials and tell it their results until it is finished.
+
+    Raises:
+        RuntimeError: if the source waits for trials that nobody runs.
+    """
+    while not source.finished:
+        spec = source.ask()
+        if spec is None:
+            if source.finished:
+                return
+            raise RuntimeError("a source must propose a trial while none is running, got None; tell it all results")
+        source.tell(run_trial(spec))
 
 
 def check_placement(spec: TrialSpec) -> None:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException, spawn
 
 from harness.adapters.failure import one_line
+from harness.adapters.inline_runner import one_after_the_other
 from harness.address import resolve
 from harness.collective import Alone, Collective, ProcessGroup
 from harness.contracts import TrialSource
@@ -42,13 +43,7 @@ class ProcessRunner:
         Raises:
             RuntimeError: if the source waits for trials that nobody runs.
         """
-        while not source.finished:
-            spec = source.ask()
-            if spec is None:
-                if source.finished:
-                    return
-                raise RuntimeError("a source must propose a trial while none is running, got None; tell it all results")
-            source.tell(self._run_trial(spec, on_event))
+        one_after_the_other(source, lambda spec: self._run_trial(spec, on_event))
 
     def _run_trial(self, spec: TrialSpec, on_event: OnEvent) -> TrialResult:
         start = time.monotonic()

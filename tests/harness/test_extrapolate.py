@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,25 @@ def no_search(name: str, space: Any) -> Any:
     raise AssertionError("this study tunes nothing")
 
 
-def test_the_forks_of_the_larger_study_are_those_of_its_shares() -> None:
+def test_the_larger_study_forks_at_its_shares_and_refines_from_late_ones_alone() -> None:
     asked = study((1e9, 4e9))
     larger = Beyond(factor=4.0).study(asked, PHASES, (0.2,))
     assert larger.budgets == (Budget(amount=1.6e10, currency=Currency.FLOP),)
-    price = PRICES.of(FM)
-    top = larger.budgets[0]
-    assert larger.forks(price) == tuple(fork_of(share, top, PHASES, PRICES) for share in (0.2, LARGEST_FORK))
+    early, late = (fork_of(share, larger.budgets[0], PHASES, PRICES) for share in (0.2, LARGEST_FORK))
+    (plan,) = larger.seed_plans(PHASES, PRICES)
+    tails = {(cell.fork_steps, cell.tail) for cell in plan.cells if cell.tail}
+    assert tails == {(0, "pg"), (0, "fm_tail"), (early, "pg"), (late, "pg"), (late, "fm_tail")}
+
+
+def test_a_chosen_share_that_is_run_anyway_is_refined() -> None:
+    larger = Beyond(factor=4.0, also=(0.2,)).study(study((1e9, 4e9)), PHASES, (0.2,))
+    (plan,) = larger.seed_plans(PHASES, PRICES)
+    assert len({cell.fork_steps for cell in plan.cells if cell.tail == "fm_tail"}) == 2
+
+
+def test_a_study_whose_forks_are_all_refined_keeps_its_name() -> None:
+    plainly = study((1e9, 4e9))
+    assert plainly.id == replace(plainly, unrefined=()).id != replace(plainly, unrefined=(0.2,)).id
 
 
 def test_too_few_budgets_are_told_before_anything_starts() -> None:

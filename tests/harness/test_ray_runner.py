@@ -18,8 +18,14 @@ from harness.adapters.ray_cluster import check_shared
 from harness.adapters.ray_processes import RECORD, end_leftovers, recorded
 from harness.adapters.ray_runner import RayRunner
 from harness.adapters.ray_session import cores
+from harness.checkpoint import Store
 from harness.contracts import Runner
+from harness.measure import WORKER as WORKER_OF_MEASUREMENTS
+from harness.measure import Measurement, measure_with
+from harness.session import Setting
+from harness.trial import Placement
 from tests.harness.runner_workers import spec
+from tests.harness.tiny import FM, SETTINGS
 from tests.laws.runner_laws import WORKER, Family, RunnerLaws
 
 PROJECT = Path(__file__).parents[2]
@@ -68,6 +74,17 @@ def test_a_killed_worker_is_replaced_and_the_trial_resumes(session: RayRunner, t
     assert steps[-3:] == [(3, 6.0), (4, 8.0), (5, 10.0)]
     resumed = [event.values["first"] for event in family.events["victim"] if event.step == 5]
     assert resumed == [3.0], "the second attempt must start where the first had got to"
+
+
+@pytest.mark.ray
+def test_workers_are_timed_in_turns(session: RayRunner, tmp_path: Path) -> None:
+    setting = Setting(build="models.problem:build", problem=SETTINGS, seeds=(0,), placement=Placement(workers=2))
+    study = Measurement(name="scaling", part="workers", setting=setting, phases=(FM,))
+    runner = RayRunner(folder=session.folder, worker=WORKER_OF_MEASUREMENTS)
+    measured = measure_with(runner, study, Store(tmp_path))
+    ways = [(t.way, t.workers) for t in measured.timings]
+    assert ways == [("alone", 1), ("strong", 2), ("weak", 2), ("apart", 2)]
+    assert len(measured.workers) == 2
 
 
 @pytest.mark.ray
