@@ -156,7 +156,7 @@ def test_a_run_that_is_killed_again_and_again_decides_as_one_that_was_left_alone
         lives += 1
         assert lives < 200
         try:
-            broken = told(online_run(tmp_path / "broken", Mortal(9), checkpoint_seconds=0.0))
+            broken = told(online_run(tmp_path / "broken", Mortal(30), checkpoint_seconds=0.0))
             break
         except Killed:
             continue
