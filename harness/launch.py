@@ -71,7 +71,8 @@ def launch_online(
     if options.dry_run:
         from harness.dry_run import describe
 
-        return describe(study.surface, options.output)
+        online = ", ".join(str(budget) for budget in study.budgets)
+        return f"{describe(study.surface, options.output)}\nonline runs of every seed, each within its budget: {online}"
     check_machine(study.setting.placement, options)
     check_problem(study.setting, study.surface.phases.all, options.output)
     from harness.online_report import conclude_online

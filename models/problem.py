@@ -53,6 +53,8 @@ from models.targets.gaussian_mixture import GaussianMixture
 
 POOL_FACTOR = 2
 """Reference rows per training row where exact draws are impossible: seeds train on different halves of the pool."""
+SETS = ("validation", "test", "model")
+"""What an evaluation looks at, unless its settings name some of these."""
 EVALUATION_SEED = 20_230_623
 """Of the base noise that every evaluation shares."""
 
@@ -151,6 +153,7 @@ class BoltzmannProblem:
         """This worker's share of the records.
 
         A coupling flow has no path, so that its length is the distance from end to end, and no loss of flow matching.
+        Settings may name the sets that are wanted; validation points alone are a third of the work.
         """
         dtype = getattr(torch, self.evaluation["dtype"])
         judged = copy.deepcopy(flow).to(dtype)
@@ -162,10 +165,11 @@ class BoltzmannProblem:
         solver = {} if isinstance(judged, CouplingFlow) else {"solver": Dopri5(rtol=tolerance, atol=tolerance)}
         device = next(flow.parameters()).device
         records: dict[str, np.ndarray] = {}
-        for split in ("validation", "test"):
+        sets = self.evaluation.get("sets", SETS)
+        for split in (name for name in sets if name != "model"):
             x_BD = self.points(split).to(device=device, dtype=dtype)
             records |= _prefixed(split, self._data_records(judged, x_BD, rows, solver))
-        return records | _prefixed("model", self._model_records(judged, rows, solver))
+        return records | (_prefixed("model", self._model_records(judged, rows, solver)) if "model" in sets else {})
 
     def _data_records(
         self, flow: ContinuousFlow | CouplingFlow, x_BD: Tensor, rows: slice, solver: Mapping[str, Any]

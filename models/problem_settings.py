@@ -88,6 +88,7 @@ def evaluation_settings(
     tolerance: float = 1e-5,
     data: Path | None = None,
     transport: bool = False,
+    validation_only: bool = False,
 ) -> dict[str, Any]:
     """The settings that decide how models are judged.
 
@@ -95,6 +96,7 @@ def evaluation_settings(
         samples: points of each set and draws of the model. tolerance: of dopri5, relative and absolute.
         data: a published .npy file whose first rows are the test points; validation points stay own ones.
         transport: also transport distances between configurations (W2), which take seconds each.
+        validation_only: neither test points nor the model's own samples, for what is decided on the way.
     """
     system = system_of(target)
     recipe = system.recipe
@@ -107,6 +109,8 @@ def evaluation_settings(
     settings = {"samples": points, "tolerance": tolerance, "dtype": dtype}
     if transport:
         settings["transport"] = True
+    if validation_only:
+        settings["sets"] = ["validation"]
     if data is None:
         return settings
     read_published(data, system.target, first=points)  # a file that will not do is told now

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.cli import conclude, parse_budgets
+from harness.budget import Budget
+from harness.cli import conclude
 from harness.contracts import Records
 from harness.launch import launch_online
 from harness.online_rule import Array, SwitchRule
@@ -53,7 +54,7 @@ class OnlineSwitch(BudgetSplit):
         return OnlineStudy(
             name="online_switch",
             surface=surface,
-            budgets=surface.budgets if self.online_budgets is None else parse_budgets("", self.online_budgets),
+            budgets=surface.budgets if self.online_budgets is None else parse_list(self.online_budgets),
             rule=SwitchRule(
                 first_share=self.first_share,
                 probe_share=self.probe_share,
@@ -61,7 +62,9 @@ class OnlineSwitch(BudgetSplit):
                 most_probe_share=self.most_probe_share,
                 waits=not self.greedy,
             ),
-            looking=evaluation_settings(self.target, samples=samples, tolerance=self.look_tolerance),
+            looking=evaluation_settings(
+                self.target, samples=samples, tolerance=self.look_tolerance, validation_only=True
+            ),
         )
 
     def execute(self) -> str:
@@ -72,6 +75,18 @@ class OnlineSwitch(BudgetSplit):
             experiment=f"online_switch {self.target}",
             surface_experiment=f"budget_split {self.target}",
         )
+
+
+def parse_list(text: str) -> tuple[Budget, ...]:
+    """ "1e11flop,2e11flop": budgets with their unit.
+
+    Raises:
+        ValueError: for one that is not a budget, or given twice.
+    """
+    budgets = tuple(Budget.parse(part) for part in text.split(","))
+    if len(set(budgets)) < len(budgets):
+        raise ValueError(f"budgets of online runs must differ, got {text!r}; write each once")
+    return budgets
 
 
 def terms_of(system: System) -> TermsOf:

@@ -72,8 +72,8 @@ class World:
 
 
 @pytest.mark.parametrize("waits", [True, False])
-@pytest.mark.parametrize("budget", [3.0, 150.0, 1999.0, 2000.0, 5000.0, 1.7e4, 3e5])
-@pytest.mark.parametrize("second", [0.0, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("budget", [3.0, 1999.0, 2000.0, 5000.0, 1.7e4])
+@pytest.mark.parametrize("second", [0.0, 0.5])
 def test_a_run_stays_within_its_budget_and_leaves_little_of_it(budget: float, second: float, waits: bool) -> None:
     ended = World(lambda f, t, n: law(f, t, n, second=second)).finish(walk(budget, SwitchRule(waits=waits)))
     cost = ended.cost.device_seconds
@@ -113,18 +113,18 @@ def test_the_whole_run_is_read_again_from_what_is_known() -> None:
 
 def test_it_leaves_where_the_law_says_that_another_octave_does_not_pay() -> None:
     """Brute force over octaves, with what was probed by then counted: it stops at the first local best."""
-    for first in (0.05, 0.2, 0.4, 0.8):
-        ended = World(lambda f, t, n, g=first: law(f, t, n, first=g)).finish(walk(1e6))  # type: ignore[misc]
+    for first in (0.05, 0.4, 0.8):
+        ended = World(lambda f, t, n, g=first: law(f, t, n, first=g)).finish(walk(1e5))  # type: ignore[misc]
         looks = ended.looked
         probe = 100.0 * looks[0].probe_steps
         values = []
         for number, looked in enumerate(looks):
-            left = 1e6 - looked.steps - number * probe
+            left = 1e5 - looked.steps - number * probe
             values.append(law(looked.steps, "pg", 1, first=first) - 0.5 * math.log2(left / 100.0))
         assert ended.cell.tail == "pg"
         assert values[1:] == sorted(values[1:], reverse=True), "every octave that it took was better than the last"
         following = law(2 * looks[-1].steps, "pg", 1, first=first)
-        left = 1e6 - 2 * looks[-1].steps - len(looks) * probe
+        left = 1e5 - 2 * looks[-1].steps - len(looks) * probe
         last_chance = left < 2 * probe
         assert last_chance or following - 0.5 * math.log2(left / 100.0) >= values[-1]
     assert len(looks) > 2

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness import calibrate
 from harness.adapters.inline_runner import InlineRunner
 from harness.budget import Budget, Currency
 from harness.contracts import TrialSource
@@ -23,10 +24,10 @@ from tests.harness.test_recording import Remembered
 
 SMALL: dict[str, Any] = {
     "runner": "inline",
-    "budget": "6e6flop",
-    "budgets": "2",
+    "budget": "4e6flop",
+    "budgets": "1",
     "splits": 2,
-    "seeds": "2",
+    "seeds": "1",
     "evaluation_samples": 64,
     "evaluation_tolerance": 1e-2,
     "look_tolerance": 1e-2,
@@ -38,6 +39,12 @@ SMALL: dict[str, Any] = {
     "solver_steps": 2,
     "fewest_probe_steps": 2,
 }
+
+
+@pytest.fixture(autouse=True)
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operations are counted; seconds decide nothing here."""
+    monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.0)
 
 
 class Killed(RuntimeError):
@@ -85,14 +92,14 @@ def told(run: OnlineRun) -> list[tuple[Any, ...]]:
 
 
 def test_options_make_the_study() -> None:
-    study = OnlineSwitch(**SMALL, online_budgets="2e6flop", greedy=True).online_study()
-    assert study.budgets == (Budget(amount=2e6, currency=Currency.FLOP),)
+    study = OnlineSwitch(**SMALL, online_budgets="3e6flop", greedy=True).online_study()
+    assert study.budgets == (Budget(amount=3e6, currency=Currency.FLOP),)
     assert study.rule == SwitchRule(waits=False, fewest_probe_steps=2)
-    assert study.looking == {**study.setting.problem["evaluation"], "tolerance": 1e-2}
+    assert study.looking == {**study.setting.problem["evaluation"], "sets": ["validation"]}
     assert study.surface.name == "budget_split"
     plain = OnlineSwitch(**SMALL).online_study()
     assert plain.budgets == study.surface.budgets
-    others = [{"greedy": True}, {"look_samples": 33}, {"probe_share": 0.1}, {"online_budgets": "2e6flop"}]
+    others = [{"greedy": True}, {"look_samples": 33}, {"probe_share": 0.1}, {"online_budgets": "3e6flop"}]
     names = {OnlineSwitch(**{**SMALL, **change}).online_study().id for change in others}
     assert len(names | {plain.id}) == len(others) + 1
 
@@ -100,6 +107,19 @@ def test_options_make_the_study() -> None:
 def test_budgets_of_another_currency_are_refused() -> None:
     with pytest.raises(ValueError, match="write --online-budgets with the same unit"):
         OnlineSwitch(**SMALL, online_budgets="5s").online_study()
+
+
+@pytest.mark.parametrize(("text", "beat"), [("4", "needs a unit"), ("", "number with a unit"), ("1s,1s", "each once")])
+def test_wrong_lists_of_budgets_are_refused(text: str, beat: str) -> None:
+    with pytest.raises(ValueError, match=beat):
+        OnlineSwitch(**SMALL, online_budgets=text).online_study()
+
+
+def test_a_dry_run_tells_of_the_surface_and_of_the_online_runs(tmp_path: Path) -> None:
+    text = OnlineSwitch(**SMALL, online_budgets="3e6flop", dry_run=True, output=tmp_path).execute()
+    assert "one seed's tree" in text
+    assert text.endswith("each within its budget: 3e+06 flop")
+    assert not (tmp_path / "online_switch").exists()
 
 
 def test_decisions_read_validation_points_alone() -> None:
@@ -129,15 +149,14 @@ def test_a_study_runs_tells_its_regret_and_is_done_once(tmp_path: Path, capsys: 
 
 
 def test_a_run_that_is_killed_again_and_again_decides_as_one_that_was_left_alone(tmp_path: Path) -> None:
-    """Prices are copied, because they are measured in seconds too; operations are the same everywhere."""
-    whole = told(online_run(tmp_path / "whole", InlineRunner(), seeds="1"))
+    whole = told(online_run(tmp_path / "whole", InlineRunner()))
     assert any(entry[4:] for entry in whole), "some run must have looked"
     lives = 0
     while True:
         lives += 1
         assert lives < 200
         try:
-            broken = told(online_run(tmp_path / "broken", Mortal(9), seeds="1", checkpoint_seconds=0.0))
+            broken = told(online_run(tmp_path / "broken", Mortal(30), checkpoint_seconds=0.0))
             break
         except Killed:
             continue
