@@ -22,7 +22,8 @@ test-all: $(VENV)/ready  ## everything
 	$(BIN)/python -m pytest -n 0 -m "" $(ARGS)
 
 faults: $(VENV)/ready  ## kill studies at random moments and count what is lost
-	$(BIN)/python -m pytest -n 0 -m faults $(ARGS)
+	$(BIN)/python -m pytest -n 0 -m faults
+	$(BIN)/python -m tests.faults.random_kills --output $(OUTPUT)/faults $(ARGS)
 
 rehearse: $(VENV)/ready  ## a cluster's whole life on hosts made of namespaces: Linux, root, openssh-server and rsync
 	$(PIP) install -c constraints.txt -e ".[cluster]"
