@@ -126,7 +126,7 @@ def is_tracked(recorded: Remembered, again: list[dict[str, str]]) -> None:
 
 def test_the_front_of_loss_and_cost_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "TIMED_SECONDS", 0.0)
-    changes = {"objectives": "loss,cost", "trials": 6, "again": 2, "again_seeds": "1001"}
+    changes = {"objectives": "loss,cost", "trials": 6, "again": 2, "again_seeds": "1001,1002"}
     study = HyperParameters(**{**TINY, **changes}, output=tmp_path)
     monkeypatch.setattr(launch, "recorder_of", lambda *_: nullcontext(Remembered()))
     counted_trials(monkeypatch, at_most=4)
