@@ -64,8 +64,8 @@ class TrainedPlan:
             problem = plan["setting"]["problem"]
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration, csv.Error) as error:
             raise ValueError(
-                f"study.json and stages.csv tell what was trained, got damaged ones in {folder} "
-                f"({type(error).__name__}: {error}); run the command that trained the plan again, or write the folder "
+                f"study.json and stages.csv tell what was trained, got a damaged stages.csv or study.json in {folder} "
+                f"({type(error).__name__}: {error}); run the plan's command again, or write the folder "
                 "of a plan"
             ) from error
         return TrainedPlan(

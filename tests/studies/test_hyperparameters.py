@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness import calibrate, launch
+from harness import calibrate, launch, tracking
 from harness.adapters.optuna_journal import best_before
 from harness.adapters.optuna_search import OptunaSearch
 from harness.budget import Budget, Cost, Currency, StepPrice
@@ -67,7 +67,7 @@ def test_a_joint_sweep_resumes_trains_its_best_again_and_warms_another(
     counted_trials(monkeypatch)
     text = study.execute()
     folder = tmp_path / "hyperparameters" / study.sweep().id
-    write_json(folder / "study.json", launch.described(study.sweep()))
+    write_json(folder / "study.json", tracking.described(study.sweep()))
     rows = read(folder / "trials.csv")
     assert {row["point"] for row in rows} == {"0", "1", "2", "3"}
     for row in rows:

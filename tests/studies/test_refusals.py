@@ -235,9 +235,9 @@ FILES: dict[str, tuple[type[Any], list[str], Beats]] = {
     "plan: half a description": (
         FreeEnergy,
         ["--plan", "half/x/y"],
-        ["tell what was trained", "damaged", "run the command"],
+        ["tell what was trained", "damaged", "command again"],
     ),
-    "plan: a list": (FreeEnergy, ["--plan", "list/x/y"], ["tell what was trained", "damaged", "run the command"]),
+    "plan: a list": (FreeEnergy, ["--plan", "list/x/y"], ["tell what was trained", "damaged", "command again"]),
     "plan: over-long": (FreeEnergy, ["--plan", LONG], ["reads and writes files", "File name too long", "another path"]),
     "plan: a null character": (FreeEnergy, ["--plan", "a\0b"], ["printable", r"'a\x00b' for plan", "write it without"]),
     "warm: no journal": (HyperParameters, ["--warm", "empty"], ["journal of an earlier", "no file", "--warm with"]),
