@@ -309,12 +309,21 @@ def _away(path: Path, error: Exception) -> TrackerAway:
 def _make_database(path: Path) -> None:
     """Build all tables in another file first, so that the database is there whole or not at all."""
     made = path.with_name(f".partial-{path.name}")
-    for leftover in path.parent.glob(f"{made.name}*"):
+    _remove(made)
+    try:
+        engine = create_sqlalchemy_engine(sqlite_uri(made))
+        _initialize_tables(engine)
+        engine.dispose()
+        os.replace(made, path)
+    except BaseException:
+        _remove(made)  # on a full disk it would take the room that checkpoints need
+        raise
+
+
+def _remove(made: Path) -> None:
+    """With its journal."""
+    for leftover in made.parent.glob(f"{made.name}*"):
         leftover.unlink()
-    engine = create_sqlalchemy_engine(sqlite_uri(made))
-    _initialize_tables(engine)
-    engine.dispose()
-    os.replace(made, path)
 
 
 def _experiment_id(client: MlflowClient, name: str, location: str | None) -> str:

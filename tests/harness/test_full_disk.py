@@ -91,7 +91,7 @@ def fill(file: Path, *, leave: int) -> None:
 
 def study(output: Path) -> subprocess.CompletedProcess[str]:
     options = (
-        *("--stages", "fm=400", "pg=20", "--seeds", "1", "--runner", "inline", "--checkpoint-seconds", "0"),
+        *("--stages", "fm=40", "pg=4", "--seeds", "1", "--runner", "inline", "--checkpoint-seconds", "0"),
         *("--hidden", "64", "--layers", "3", "--train-samples", "128", "--evaluation-samples", "32"),
         *("--evaluation-tolerance", "1e-3", "--fm-batch", "32", "--pg-batch", "16", "--solver-steps", "2"),
     )
@@ -109,10 +109,10 @@ def stored(output: Path) -> dict[str, str]:
 @pytest.mark.faults
 def test_a_study_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    with small_disk(disk, "16m"):
+    with small_disk(disk, "8m"):
         output = disk / "results"
         output.mkdir()
-        fill(disk / "ballast", leave=3 * 2**20)
+        fill(disk / "ballast", leave=600 * 2**10)
         full = study(output)
         assert full.returncode != 0 or "failed" in full.stdout, full.stdout
         said = full.stdout + full.stderr
