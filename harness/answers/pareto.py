@@ -9,6 +9,9 @@ from pathlib import Path
 
 from harness.answers.figure_style import BEST, FIRST, QUIET, finish, new_figure, styled
 
+CLOSE = 1.3
+"""Ratio of costs below which points of a front share a name in the picture."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Priced:
@@ -46,6 +49,12 @@ def hypervolume(points: Sequence[Priced], *, within: Sequence[Priced]) -> float:
     return area / (width * height) if width > 0 and height > 0 else math.nan
 
 
+def apart(front: Sequence[Priced]) -> list[Priced]:
+    """Of neighbours on a front whose costs are nearly the same, the best: their names would lie on each other."""
+    ends = [*front[1:], None]
+    return [one for one, after in zip(front, ends, strict=True) if after is None or after.cost > CLOSE * one.cost]
+
+
 @styled
 def draw_pareto(path: Path, points: Sequence[Priced], *, title: str, currency: str) -> None:
     """Every judged model at its cost, and the front."""
@@ -54,8 +63,10 @@ def draw_pareto(path: Path, points: Sequence[Priced], *, title: str, currency: s
     axis.plot([p.cost for p in held], [p.loss for p in held], "o", color=FIRST, ms=4.5, alpha=0.6, label="judged")
     axis.step([p.cost for p in front], [p.loss for p in front], where="post", color=BEST, label="front")
     axis.plot([p.cost for p in front], [p.loss for p in front], "o", color=BEST, ms=6)
-    for point in front:
-        axis.annotate(point.name, (point.cost, point.loss), textcoords="offset points", xytext=(5, 5), color=QUIET)
+    for point in apart(front):
+        under = {"textcoords": "offset points", "xytext": (0, -14), "ha": "center"}
+        axis.annotate(point.name, (point.cost, point.loss), color=QUIET, **under)
+    axis.margins(0.08, 0.12)
     if held:
         axis.set_xscale("log")
         axis.legend()

@@ -213,7 +213,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "no description": (lambda f: (f / "study.json").unlink(), ["OUTPUT/NAME/ID", "got none", "write the folder"]),
     "damaged description": (lambda f: (f / "study.json").write_text("{"), ["can be read", "damaged", "run the study"]),
     "not at its end": (lambda f: (f / "stages.csv").unlink(), ["stages.csv, surface.csv", "got none", "to its end"]),
-    "damaged table": (lambda f: (f / "stages.csv").write_text("seed\n0\n"), ["damaged stages.csv", "command again"]),
+    "damaged table": (
+        lambda f: (f / "stages.csv").write_text("seed\n0\n"),
+        ["stages.csv tell what", "damaged ones", "plan again"],
+    ),
     "damaged checkpoint": (damaged_checkpoint, ["read from the study's store", "it is damaged", "command again"]),
 }
 
