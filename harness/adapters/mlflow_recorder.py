@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import math
-import os
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-# MLflow reads this while it is imported: a study tells nobody about itself unless its user asks for it.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# A connection for each write: a kept one would go on writing into a file that was removed or replaced.
-os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
-# A server that does not answer must not hold up a study for minutes: records can wait, see PatientRecorder.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
+from harness.adapters.mlflow_database import check_writable, open_database
 from harness.adapters.mlflow_server import check_form
 from harness.adapters.mlflow_view import KIND, KIND_TAG, VIEW_TAG, charts_address, page_address, shared_view
-from harness.adapters.sqlite_uri import sqlite_uri
 from harness.contracts import Point, RecordRefused, TrackerAway
 from harness.identity import canonical
 from harness.told import without_passwords
@@ -38,7 +24,6 @@ from harness.view import View
 _STUDY_TAG, _KEY_TAG, _NOT_FINITE_TAG, _NOTE_TAG = "study", "key", "not_finite", "mlflow.note.content"
 _MAX_METRICS, _MAX_PARAMS = 1000, 100  # of one batch
 _MAX_PARAM_CHARACTERS, _MAX_TAG_CHARACTERS = 6000, 8000
-_LOCK_SECONDS = 10.0
 _NEVER = "INVALID_PARAMETER_VALUE"
 _STATUS = {"finished": "FINISHED", "failed": "FAILED"}
 _Item = TypeVar("_Item")
@@ -85,7 +70,7 @@ class MlflowRecorder:
         if "'" in study:
             raise ValueError(f"a study's name stands in quotes in searches, got {study!r}; write it without '")
         self._study, self._database = study, database
-        self._client = _open_database(database) if database is not None else _open_server(str(tracking_uri))
+        self._client = open_database(database) if database is not None else _open_server(str(tracking_uri))
         location = artifacts.absolute().as_uri() if database is not None else None
         self._runs: dict[str, _OpenRun] = {}
         with self._asking():
@@ -164,7 +149,7 @@ class MlflowRecorder:
         """Put into words why MLflow did not do something, and whether it may do it later."""
         try:
             if self._database is not None:
-                _check_writable(self._database)
+                check_writable(self._database)
         except ValueError as error:  # it was one when it was opened, and may be mended
             raise TrackerAway(str(error)) from error
         try:
@@ -232,7 +217,7 @@ def pages(database: Path, server: str) -> list[str]:
     Experiments of which no study has a view have a line for all their runs. MLflow's own first one is left out.
     """
     lines = []
-    for experiment in _open_database(database).search_experiments():
+    for experiment in open_database(database).search_experiments():
         number = experiment.experiment_id
         studies = [tag.removeprefix(VIEW_TAG) for tag in experiment.tags if tag.startswith(VIEW_TAG)]
         found = [page_address(server, number, study) for study in studies]
@@ -256,74 +241,6 @@ def recorder_at(output: Path, destination: Mapping[str, Any]) -> MlflowRecorder:
 def _open_server(uri: str) -> MlflowClient:
     check_form(uri)
     return MlflowClient(tracking_uri=uri)
-
-
-def _open_database(path: Path) -> MlflowClient:
-    """A client of the SQLite file, with its tables.
-
-    MLflow builds the tables in steps that two processes must not take at once and that none can take up where another
-    was killed, and it retries for minutes what cannot succeed; hence the lock, the rename and the check before.
-    """
-    path = path.absolute()
-    for name in ("mlflow.store.db.utils", "alembic"):
-        # Migrations are no news, and failures are raised anyway.
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(path.name + ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists() or path.stat().st_size == 0:
-                _make_database(path)
-            _check_writable(path)
-        client = MlflowClient(tracking_uri=sqlite_uri(path))
-        client.search_experiments(max_results=1)
-    except (OSError, SQLAlchemyError, MlflowException) as error:
-        raise _away(path, error) from error
-    return client
-
-
-def _check_writable(path: Path) -> None:
-    """MLflow itself would wait longer, and be louder.
-
-    Raises:
-        TrackerAway: if the database is gone, locked or cannot be written. ValueError: if the file is none.
-    """
-    try:
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is gone")
-        with closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as probe:
-            probe.execute("BEGIN IMMEDIATE")
-    except (OSError, sqlite3.OperationalError) as error:
-        raise _away(path, error) from error
-    except sqlite3.Error as error:
-        raise ValueError(
-            f"records need an SQLite file, got {path} ({error}); remove it, or write another output folder"
-        ) from error
-
-
-def _away(path: Path, error: Exception) -> TrackerAway:
-    reason = without_passwords(str(error).splitlines()[0])
-    return TrackerAway(f"{path} cannot be written ({reason}); stop the program that locks it, or make it writable")
-
-
-def _make_database(path: Path) -> None:
-    """Build all tables in another file first, so that the database is there whole or not at all."""
-    made = path.with_name(f".partial-{path.name}")
-    _remove(made)
-    try:
-        engine = create_sqlalchemy_engine(sqlite_uri(made))
-        _initialize_tables(engine)
-        engine.dispose()
-        os.replace(made, path)
-    except BaseException:
-        _remove(made)  # on a full disk it would take the room that checkpoints need
-        raise
-
-
-def _remove(made: Path) -> None:
-    """With its journal."""
-    for leftover in made.parent.glob(f"{made.name}*"):
-        leftover.unlink()
 
 
 def _experiment_id(client: MlflowClient, name: str, location: str | None) -> str:

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-# MLflow reads this while it is imported.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 

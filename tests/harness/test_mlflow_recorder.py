@@ -13,7 +13,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from harness.adapters import mlflow_recorder
+from harness.adapters import mlflow_database
 from harness.adapters.mlflow_recorder import MlflowRecorder, pages
 from harness.adapters.mlflow_view import shared_view
 from harness.contracts import Point, RecordRefused, TrackerAway
@@ -160,7 +160,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_locked_database_is_away(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow_recorder, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(mlflow_database, "LOCK_SECONDS", 0.1)
     opened(store, "locked")
     with closing(sqlite3.connect(store / "mlflow.db")) as other:
         other.execute("BEGIN IMMEDIATE")

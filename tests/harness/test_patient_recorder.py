@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from harness.adapters import mlflow_recorder
+from harness.adapters import mlflow_database
 from harness.adapters.mlflow_recorder import recorder_at
 from harness.contracts import Recorder
 from harness.patient_recorder import PatientRecorder, send_waiting
@@ -47,7 +47,7 @@ def output(empty: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow_recorder, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(mlflow_database, "LOCK_SECONDS", 0.05)
     monkeypatch.setattr("harness.patient_recorder.SHORTEST_WAIT_SECONDS", 0.0)
     monkeypatch.setattr("harness.patient_recorder.PATIENCE", 0.0)
 
