@@ -229,10 +229,10 @@ class SweepRun:
 
     def _title(self, tried: Tried) -> str:
         """A name that tells what the point is: its number and the settings that act, as far as there is room."""
-        settings = (
-            f"{name} {value:.3g}" if isinstance(value, float) else str(value)
+        settings = [
+            value if isinstance(value, str) else f"{name} {f'{value:.3g}' if isinstance(value, float) else value}"
             for name, value in self.sweep.acting(tried.values).items()
-        )
+        ]
         text = f"{tried.number}: {', '.join(settings)}"
         return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
 

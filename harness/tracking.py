@@ -68,7 +68,8 @@ def view_of(study: Named) -> View | None:
     if isinstance(study, Study | OnlineStudy):
         return split_view(study.question, study.currency)
     if isinstance(study, Sweep):
-        return sweep_view(study.question.metric, tuple(study.space), costs=bool(study.rung_names))
+        always = tuple(name for name in study.space if name not in study.acts)
+        return sweep_view(study.question.metric, tuple(study.space), always=always, costs=bool(study.rung_names))
     return plan_view(study.question) if isinstance(study, PlanStudy | PlanComparison) else None
 
 

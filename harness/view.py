@@ -38,8 +38,10 @@ class View:
     """What a study's page shows first.
 
     Args:
-        title: of the charts. tags: that shown runs have, besides their study's. sort_by: a metric, smallest first, or
-            "" for the newest run first. params, metrics, tag_columns: columns of the table. note: on the experiment.
+        title: of the charts. MLflow puts sections in alphabetical order, and this one is to come first.
+        tags: that shown runs have, besides their study's.
+        sort_by: a metric, smallest first, or "" for the newest run first.
+        params, metrics, tag_columns: columns of the table. note: on the experiment.
     """
 
     title: str
@@ -58,7 +60,7 @@ def split_view(question: Question, currency: Currency) -> View:
     ways = (f"{question.first}_only", f"{question.second}_only", "hybrid", "best")
     beside = [choice for choice in question.beside if choice.name != question.quality][:1]
     return View(
-        title="answer against the budget; plans of one seed against their cost",
+        title="A look at the answer by budget, and at plans of one seed",
         charts=(
             Lines(
                 metrics=tuple(f"answer/{way}_{metric.name}" for way in ways),
@@ -80,7 +82,7 @@ def plan_view(question: Question) -> View:
     """What every plan reaches against what it cost."""
     choices = question.metrics[:3]
     return View(
-        title="plans against their cost",
+        title="A look at plans against their cost",
         charts=tuple(lines_of(choice) for choice in choices),
         metrics=(*(f"test/{choice.name}" for choice in choices), COST),
         tag_columns=("plan", "seed", "diverged"),
@@ -88,15 +90,19 @@ def plan_view(question: Question) -> View:
     )
 
 
-def sweep_view(metric: MetricChoice, settings: tuple[str, ...], *, costs: bool) -> View:
-    """Losses on the rungs, and which settings go with a small one where all points were judged."""
+def sweep_view(metric: MetricChoice, settings: tuple[str, ...], *, always: tuple[str, ...], costs: bool) -> View:
+    """Losses on the rungs, and which settings go with a small one where all points were judged.
+
+    Args:
+        always: those settings that every point has. costs: whether rungs have a cost.
+    """
     positive = metric.direction == "min"
     against = "sweep/cost" if costs else ""
     return View(
-        title=f"{metric.title} of every point",
+        title=f"A look at {metric.title} of every point",
         charts=(
             Lines(metrics=("sweep/loss",), against=against, log_x=True, log_y=positive),
-            Coordinates(params=settings[: MOST_COORDINATES - 1], metrics=(FIRST_RUNG,)),
+            Coordinates(params=always[: MOST_COORDINATES - 1], metrics=(FIRST_RUNG,)),
         ),
         sort_by="sweep/loss",
         params=settings,

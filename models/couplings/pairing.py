@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import ot
 import torch
 from torch import Tensor
 
@@ -134,6 +133,8 @@ def optimal_permutation(cost_BB: Tensor) -> Tensor:
 
     Between uniform weights of equal number the optimal vertex is a permutation, so nothing is sampled from the plan.
     """
+    import ot  # late: it takes as long to import as torch, and few processes need it
+
     plan_BB = ot.emd([], [], np.ascontiguousarray(cost_BB.numpy()), numItermax=EMD_MAX_ITERATIONS)
     permutation_B = torch.from_numpy(np.asarray(plan_BB).argmax(axis=1))
     if len(permutation_B.unique()) != len(cost_BB):

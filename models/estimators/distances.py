@@ -9,7 +9,6 @@ Shapes: n, m samples, D coordinates, N particles, d spatial dimensions.
 from __future__ import annotations
 
 import numpy as np
-import ot
 import torch
 from numpy.typing import ArrayLike
 
@@ -33,6 +32,8 @@ SUBSAMPLE_SHARE = 0.25
 
 def transport_cost(cost_nm: ArrayLike) -> float:
     """The cheapest transport between uniform weights for a given cost matrix (POT, exact)."""
+    import ot  # late: it takes as long to import as torch, and few processes need it
+
     return float(ot.emd2([], [], np.ascontiguousarray(cost_nm, dtype=np.float64), numItermax=EMD_MAX_ITERATIONS))
 
 
@@ -71,6 +72,8 @@ def wasserstein_2_energy(energy_n: ArrayLike, energy_m: ArrayLike) -> float:
     a, b = np.asarray(energy_n, dtype=np.float64), np.asarray(energy_m, dtype=np.float64)
     if a.size == b.size:
         return float(np.sqrt(np.mean((np.sort(a) - np.sort(b)) ** 2)))
+    import ot
+
     return float(np.sqrt(ot.emd2_1d(a, b)))
 
 

@@ -25,10 +25,11 @@ QUESTION = Question(
     beside=(MetricChoice(name="nll"), MetricChoice(name="ess_q", direction="max")),
     quality="nll",
 )
+SETTINGS = tuple(f"setting_{k}" for k in range(12))
 VIEWS = {
     "split": split_view(QUESTION, Currency.FLOP),
     "plan": plan_view(QUESTION),
-    "sweep": sweep_view(KL, tuple(f"setting_{k}" for k in range(12)), costs=True),
+    "sweep": sweep_view(KL, SETTINGS, always=SETTINGS[2:], costs=True),
 }
 MOST_TAG_CHARACTERS = 5000
 """Of a tag of an experiment, in MLflow."""
@@ -60,6 +61,7 @@ def test_a_sweep_opens_on_its_losses_and_settings_the_best_first() -> None:
     assert losses["selectedXAxisMetricKey"] == "sweep/cost"
     assert len(settings["selectedParams"]) + len(settings["selectedMetrics"]) == 6
     assert settings["selectedMetrics"] == [FIRST_RUNG]
+    assert settings["selectedParams"][0] == "setting_2", "a point without a setting would not be drawn"
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`sweep/loss`", True)
 
 
@@ -67,6 +69,7 @@ def test_a_sweep_opens_on_its_losses_and_settings_the_best_first() -> None:
 def test_charts_stand_in_their_section(view: View) -> None:
     state = state_of(view)
     (section,) = state["compareRunSections"]
+    assert section["name"].lower() < "again", "sections of metrics come after it"
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {section["uuid"]}
     assert len({chart["uuid"] for chart in state["compareRunCharts"]}) == len(view.charts)
 
