@@ -107,7 +107,8 @@ def extrapolate(study: Study, options: BudgetOptions, beyond: Beyond, *, experim
         for file in files:
             first.recorder.attach(SUMMARY, file)
         names = ", ".join(file.name for file in files)
-        text = "\n\n".join([prediction_text(told, study.question), trial_text(trial, study.question)])
+        parts = [prediction_text(told, study.question), known_text(first, beyond), trial_text(trial, study.question)]
+        text = "\n\n".join(part for part in parts if part)
         return "\n\n".join([*texts, text, f"in {first.folder}:\n  {names}"])
 
 
@@ -144,6 +145,12 @@ def judged_before(run: StudyRun, larger: Study) -> int:
     costly = {cell.segment for plan in other.seed_plans() for cell in plan.cells if cell.fork_steps + cell.tail_steps}
     known = {cell.segment for plan in run.plans for cell in plan.cells}
     return sum(run.session.judgement.is_evaluated(segment) for segment in costly - known)
+
+
+def known_text(run: StudyRun, beyond: Beyond) -> str:
+    """What of the larger study was there when the prediction was written, "" for nothing."""
+    count = (read_json(prediction_file(run, beyond)) or {}).get("judged_before", 0)
+    return f"the store held {count} models of that budget by then, which no law reads" if count else ""
 
 
 def splits_of(told: Prediction) -> tuple[float, float]:

@@ -14,11 +14,11 @@ from harness.answers.export import write_csv
 from harness.answers.throughput import Timing, Way, throughput_rows
 from harness.checkpoint import Store
 from harness.cli import StudyOptions
-from harness.conclusion import SUMMARY
 from harness.contracts import Point, Runner
 from harness.identity import content_hash, plain
 from harness.launch import check_machine, check_options, recorder_of
 from harness.plan import Phase
+from harness.plan_report import SUMMARY
 from harness.progress import Progress
 from harness.session import Setting, StudyFailed
 from harness.source import StagedSource

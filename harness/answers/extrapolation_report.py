@@ -20,8 +20,8 @@ def prediction_text(told: Prediction, question: Question) -> str:
     share, fitted = told.share, told.fitted
     interval = f" [{percent(share.lo)}, {percent(share.hi)}]" if math.isfinite(share.lo) else ""
     lines = [
-        f"told before {told.budget} was trained, from {len(fitted)} budgets between {fitted[0]} and {fitted[-1]} "
-        f"({len(told.seeds)} seeds): best {question.first_title} share {percent(share.value)}{interval}; "
+        f"told before any model of {told.budget} was read, from {len(fitted)} budgets between {fitted[0]} and "
+        f"{fitted[-1]} ({len(told.seeds)} seeds): best {question.first_title} share {percent(share.value)}{interval}; "
         f"at {fitted[-1]} it was {percent(told.share_before)}"
     ]
     for metric in told_metrics(question):

@@ -51,7 +51,7 @@ def draw_law(path: Path, answers: Sequence[BudgetAnswer], laws: Laws, trial: Tri
         figure,
         path,
         f"Dots: fitted budgets, mean of {len(trial.answer.seeds)} seeds on test points with 95 % t intervals. Lines "
-        "and bands: laws with 95 % prediction intervals, told before the stars were trained. Star of the best split: "
+        "and bands: laws with 95 % prediction intervals, told before the stars were read. Star of the best split: "
         "the one that the law chose.",
     )
 

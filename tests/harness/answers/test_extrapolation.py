@@ -114,7 +114,9 @@ def test_two_seeds_give_values_and_no_verdict() -> None:
 def test_text_and_rows_tell_what_was_told_and_found() -> None:
     trial = tried(predicted=40, same=0)
     before = prediction_text(trial.prediction, BOTH)
-    assert before.startswith("told before 4e+04s was trained, from 6 budgets between 100s and 1e+04s (3 seeds)")
+    assert before.startswith(
+        "told before any model of 4e+04s was read, from 6 budgets between 100s and 1e+04s (3 seeds)"
+    )
     text = trial_text(trial, BOTH)
     assert "predicted" in text
     assert "the law is better" in text
