@@ -64,8 +64,8 @@ def draw_pareto(path: Path, points: Sequence[Priced], *, title: str, currency: s
     axis.step([p.cost for p in front], [p.loss for p in front], where="post", color=BEST, label="front")
     axis.plot([p.cost for p in front], [p.loss for p in front], "o", color=BEST, ms=6)
     for point in apart(front):
-        at = (point.cost, point.loss)
-        axis.annotate(point.name, at, color=QUIET, textcoords="offset points", xytext=(0, -14), ha="center")
+        place = (point.cost, point.loss)
+        axis.annotate(point.name, place, textcoords="offset points", xytext=(0, -14), ha="center", color=QUIET)
     axis.margins(0.08, 0.12)
     if held:
         axis.set_xscale("log")

@@ -29,7 +29,7 @@ from studies.minima import MinimaUnderSamples
 from studies.sample import SampleModel
 from studies.train_plan import TrainPlan
 from tests.harness.test_recording import Remembered
-from tests.studies.refusals import check_message, refused
+from tests.studies.refusals import Harmful, check_message, refused
 
 SMALL: dict[str, Any] = {
     "runner": "inline",
@@ -41,11 +41,6 @@ SMALL: dict[str, Any] = {
     "evaluation_tolerance": 1e-2,
 }
 VICTIM = "victim.txt"
-
-
-class Harmful:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("harmed",)
 
 
 @pytest.fixture(scope="module")

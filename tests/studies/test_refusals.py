@@ -7,7 +7,6 @@ the options of budgets and plans stand in test_wrong_input.py, those on damaged 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import socket
 import sys
@@ -45,7 +44,7 @@ from studies.score_in_noise import ScoreInNoise
 from studies.train_plan import TrainPlan
 from studies.trajectory_length import TrajectoryLength
 from studies.transport_cost import TransportCost
-from tests.studies.refusals import check_message, refused_by
+from tests.studies.refusals import Harmful, check_message, refused_by
 
 Beats = list[str]
 OWN = "tests.studies.hostile_targets"
@@ -347,11 +346,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (study / "search.journal").write_text("[1]\nnonsense\n")
         (folder / name / "mlflow.db").write_text("this is no database, however long it may be" * 9)
     return folder
-
-
-class Harmful:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("harmed",)
 
 
 @pytest.fixture(scope="module")
