@@ -215,7 +215,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "not at its end": (lambda f: (f / "stages.csv").unlink(), ["stages.csv, surface.csv", "got none", "to its end"]),
     "damaged table": (
         lambda f: (f / "stages.csv").write_text("seed\n0\n"),
-        ["stages.csv tell what", "damaged ones", "plan again"],
+        ["stages.csv tell what", "a damaged stages.csv", "command again"],
     ),
     "damaged checkpoint": (damaged_checkpoint, ["read from the study's store", "it is damaged", "command again"]),
 }

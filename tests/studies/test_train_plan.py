@@ -38,4 +38,9 @@ def test_recipes_of_particles_differ_where_there_is_a_reason() -> None:
 
     assert (dw4.ml_batch, dw4.ml_learning_rate) == (256, 5e-4)
     assert different(dw4, lj13) == {"ml_batch": 64, "solver_grading": 0.1}
-    assert different(lj13, lj55) == {"evaluation_samples": 128, "pg_batch": 16, "ml_batch": 2}
+    assert different(lj13, lj55) == {
+        "evaluation_samples": 128,
+        "pg_batch": 16,
+        "pg_learning_rate": 5e-5,
+        "ml_batch": 2,
+    }
